@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
 /// Longest token, in bytes.
 pub const LONGEST: usize = 16 << 10;
@@ -18,7 +19,7 @@ pub enum BearerToken {
     /// There is no `Authorization`.
     #[default]
     Absent,
-    /// There is one, and it proves nothing.
+    /// There is one, and it does not identify the caller.
     Refused(TokenFault),
     /// A token with a valid signature. Its times must be compared with the clock whenever it is relied on.
     Verified(Arc<VerifiedToken>),
@@ -279,6 +280,13 @@ pub fn normalise(fields: &mut HeaderMap) {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimNames(Vec<String>);
 
+/// The JSON texts of the claims that a plain value can mean: the text, and the whole number or truth value.
+pub fn texts_of_claim(value: &str) -> SmallVec<[String; 2]> {
+    let number = value.parse::<u64>().map(Value::from).or_else(|_| value.parse::<i64>().map(Value::from));
+    let plain = number.ok().or_else(|| value.parse::<bool>().ok().map(Value::from));
+    std::iter::once(Value::from(value)).chain(plain).map(|value| value.to_string()).collect()
+}
+
 /// Most claims in one identity.
 const MOST: usize = 8;
 
@@ -294,12 +302,25 @@ impl ClaimNames {
         if !names.iter().all(is_name) {
             return Err("the name of a claim is printable ASCII without spaces and commas");
         }
+        if names.iter().any(|name| has_wrong_escape(name)) {
+            return Err("in a JSON pointer \"~\" is written \"~0\", and \"/\" in a name \"~1\" (RFC 6901 §3)");
+        }
         if names.len() > MOST {
             return Err("there are more than 8 claims");
         }
         let has_twice = names.iter().enumerate().any(|(at, name)| names[..at].contains(name));
         if has_twice { Err("a claim is there twice") } else { Ok(ClaimNames(names)) }
     }
+
+    /// Whether it is a single claim.
+    pub fn is_single(&self) -> bool {
+        self.0.len() == 1
+    }
+}
+
+/// Whether a JSON pointer has a `~` that begins no escape.
+fn has_wrong_escape(name: &str) -> bool {
+    name.starts_with('/') && name.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1']))
 }
 
 impl fmt::Display for ClaimNames {
@@ -319,6 +340,12 @@ mod tests {
 
     fn token(claims: &Value) -> VerifiedToken {
         VerifiedToken { claims: claims.as_object().unwrap().clone(), begins: None, ends: None }
+    }
+
+    #[test]
+    fn a_json_pointer_with_a_wrong_escape_is_refused() {
+        assert!(ClaimNames::read("/a~1b/~0c").is_ok() && ClaimNames::read("a~b").is_ok());
+        assert!(["/a//b~2", "/a~", "sub,/x~y"].iter().all(|text| ClaimNames::read(text).is_err()));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
 use crate::rules::reader::{Env, RulesReader, Table};
+use crate::rules::thresholds::Thresholds;
 use crate::secret::Secret;
 
 pub(crate) mod address;
@@ -160,7 +161,8 @@ impl Config {
         let admin = tables::read_admin(root, &server, overrides, &mut flags);
         let mut rules = RuleSet::read(root, server.case_insensitive_paths);
         tables::refuse_credentials_in_tags(root, &rules, &server.credential_headers);
-        let store = tables::read_store(root, &server, overrides, &mut flags);
+        let is_compressed = rules.stated().iter().any(|family| family.compress == Some(true));
+        let store = tables::read_store(root, (&server, is_compressed), overrides, &mut flags);
         let config = Config {
             warm: warm::read(root, &server, &mut rules),
             jwt: jwt::read_jwt(root, rules.identify_by_claims()),
@@ -286,6 +288,12 @@ impl Config {
             &other.alerts,
             [thresholds, memory, store_away, window, interval, min_requests, webhook, webhook_token]
         );
+        if let Some(at) = names.iter().position(|name| *name == "[alerts] thresholds") {
+            let (one, other) = (&self.alerts.thresholds, &other.alerts.thresholds);
+            let mut fields = Vec::new();
+            differing!(fields, "alerts", Thresholds, one, other, [hit_rate, error_rate, hit_latency]);
+            names.splice(at..=at, fields);
+        }
         names
     }
 }

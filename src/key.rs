@@ -32,7 +32,7 @@ use sha2::Sha256;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
-use crate::bearer::{BearerToken, ClaimNames, TokenFault};
+use crate::bearer::{BearerToken, ClaimNames, TokenFault, texts_of_claim};
 use crate::http::headers::credentials::is_in_table;
 use crate::http::headers::{ForwardedPolicy, claims};
 use crate::http::target::{PathCase, Target};
@@ -205,6 +205,11 @@ impl Identity {
     /// Whether claims of a bearer token identify callers.
     pub fn is_by_claims(&self) -> bool {
         self.sources().iter().any(|source| matches!(source, CallerSource::Claims(_)))
+    }
+
+    /// Whether a single claim is all that identifies a caller, so that its plain value names the caller ([`callers_of_claim`]).
+    pub fn is_one_claim(&self) -> bool {
+        matches!(self.sources(), [CallerSource::Claims(names)] if names.is_single())
     }
 
     /// Why the bearer token of a request does not identify its caller; `None` if it does, if the request has no
@@ -515,7 +520,7 @@ fn push_identity(
 /// The identity of a request without one.
 const ANONYMOUS: &str = "anonymous";
 
-/// The identity of a request whose bearer token proves nothing. Nothing is ever stored or served under it.
+/// The identity of a request whose bearer token does not identify the caller. Nothing is ever stored or served under it.
 const REFUSED: &str = "refused";
 
 /// Whose entries a request reads or invalidates in a family.
@@ -534,11 +539,23 @@ pub fn callers(identity: &Identity, presented: PresentedCredentials<'_>, secret:
         return Callers::Unverified;
     }
     let digest = |source: &CallerSource| {
+        if let CallerSource::Header(name) = source
+            && *name == AUTHORIZATION
+        {
+            let value = join(presented.fields.get_all(name).iter().map(HeaderValue::as_bytes))?;
+            return Some(digest(&[canonical_authorization(&value)], secret));
+        }
         let mut text = String::new();
         push_identity(&mut text, source, presented, secret);
         text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned)
     };
     Callers::Known(identity.sources().iter().filter_map(digest).collect())
+}
+
+/// The callers whose only claim has this plain value ([`Identity::is_one_claim`]), as [`callers`] names them. A claim that is a
+/// list is no plain value.
+pub fn callers_of_claim(value: &str, secret: Option<&Secret>) -> SmallVec<[String; 2]> {
+    texts_of_claim(value).into_iter().map(|text| digest(&[text.into_bytes()], secret)).collect()
 }
 
 /// Most credentials of a caller that are told apart: fields, and cookies.
@@ -551,9 +568,23 @@ pub fn credentials(fields: &HeaderMap, secret: Option<&Secret>) -> Option<Vec<St
         cookies(fields).map(|(name, pair)| [[b"cookie:", name].concat(), value_of(pair).to_vec()]).collect();
     for name in fields.keys().filter(|name| **name != COOKIE) {
         let value = join(fields.get_all(name).iter().map(HeaderValue::as_bytes)).unwrap_or_default();
+        let value = if *name == AUTHORIZATION { canonical_authorization(&value) } else { value };
         parts.push([name.as_str().as_bytes().to_vec(), value]);
     }
     (parts.len() <= CREDENTIALS).then(|| parts.iter().map(|part| digest(part, secret)).collect())
+}
+
+/// `Authorization` with its scheme as it is usually written and one space after it: a write may have the same credentials in another
+/// spelling (RFC 9110 §11.1: schemes are case-insensitive). Keys keep the spellings apart, since upstream may not.
+fn canonical_authorization(value: &[u8]) -> Vec<u8> {
+    let value = value.trim_ascii();
+    let Some(end) = value.iter().position(u8::is_ascii_whitespace) else { return value.to_vec() };
+    let (scheme, credentials) = (value[..end].to_ascii_lowercase(), value[end..].trim_ascii_start());
+    let mut canonical = scheme;
+    canonical[..1].make_ascii_uppercase();
+    canonical.push(b' ');
+    canonical.extend_from_slice(credentials);
+    canonical
 }
 
 fn digest(values: &[Vec<u8>], secret: Option<&Secret>) -> String {

@@ -14,7 +14,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::http::authorization::Authorization;
-use crate::outcome::OutcomeKind;
+use crate::outcome::{Outcome, OutcomeKind};
 
 /// The label of requests whose path belongs to no family.
 pub const NO_FAMILY: &str = "none";
@@ -192,7 +192,7 @@ impl FamilyCounters {
         self.server_errors.get()
     }
 
-    /// Number of answers from the cache, and the time they took.
+    /// Number of answers from the cache that did not wait for upstream, and the time they took.
     pub fn hit_time(&self) -> (u64, Duration) {
         self.hit_time.total()
     }
@@ -203,14 +203,12 @@ impl FamilyCounters {
     }
 
     /// Counts a request that was answered with this status after `took`.
-    pub fn answered(&self, kind: OutcomeKind, status: StatusCode, took: Duration) {
-        self.outcomes[kind.index()].inc();
-        match kind {
-            OutcomeKind::Hit | OutcomeKind::Stale => self.hit_time.observe(took),
-            OutcomeKind::Miss | OutcomeKind::Revalidated | OutcomeKind::Pass | OutcomeKind::Error => {
-                self.miss_time.observe(took);
-            }
+    pub fn answered(&self, outcome: &Outcome, status: StatusCode, took: Duration) {
+        self.outcomes[outcome.kind.index()].inc();
+        match outcome.kind {
+            _ if outcome.is_immediate() => self.hit_time.observe(took),
             OutcomeKind::Write => self.write_time.observe(took),
+            _ => self.miss_time.observe(took),
         }
         if status.is_server_error() {
             self.server_errors.inc();
@@ -255,8 +253,13 @@ impl Metrics {
         registry.register("upstream_queued", "Requests that wait for upstream", self.upstream_queued.clone());
         registry.register("upstream_streams", "Streams at upstream", self.upstream_streams.clone());
         let seconds = || Unit::Seconds;
-        registry.register_with_unit("hit_time", "Time to answer from the cache", seconds(), self.hit_time.clone());
-        registry.register_with_unit("miss_time", "Time to answer by a fetch", seconds(), self.miss_time.clone());
+        registry.register_with_unit(
+            "hit_time",
+            "Time to answer from the cache without waiting for upstream",
+            seconds(),
+            self.hit_time.clone(),
+        );
+        registry.register_with_unit("miss_time", "Time to answer other reads", seconds(), self.miss_time.clone());
         registry.register_with_unit("write_time", "Time to answer a write", seconds(), self.write_time.clone());
         registry.register_with_unit(
             "settle_time",
@@ -590,7 +593,7 @@ mod tests {
     fn requests_are_exposed_by_family_and_outcome() {
         let metrics = Metrics::new();
         for status in [StatusCode::OK, StatusCode::BAD_GATEWAY] {
-            metrics.family("user_list").answered(OutcomeKind::Hit, status, Duration::ZERO);
+            metrics.family("user_list").answered(&Outcome::hit(1), status, Duration::ZERO);
         }
         let text = metrics.exposition();
         assert!(text.contains(r#"larder_requests_total{family="user_list",outcome="hit"} 2"#), "{text}");
@@ -611,7 +614,7 @@ mod tests {
     fn times_fall_into_cumulative_buckets() {
         let metrics = Metrics::new();
         for took in [Duration::from_micros(70), Duration::from_secs(100)] {
-            metrics.family("a").answered(OutcomeKind::Hit, StatusCode::OK, took);
+            metrics.family("a").answered(&Outcome::hit(1), StatusCode::OK, took);
         }
         let text = metrics.exposition();
         assert!(text.contains(r#"larder_hit_time_seconds_bucket{le="0.0001",family="a"} 1"#), "{text}");

@@ -9,6 +9,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::cache::StoreState;
 use crate::config::alerts::AlertsConfig;
+use crate::http::Revalidate;
 use crate::metrics::{FamilyCounters, NO_FAMILY};
 use crate::rules::thresholds::Thresholds;
 use crate::running::{Live, Running};
@@ -68,9 +69,15 @@ pub async fn watch(running: Arc<Running>) {
 /// One evaluation. Returns the alerts that it raises and clears.
 async fn evaluate(running: &Running, config: &AlertsConfig, away_since: &mut Option<Instant>) -> Vec<Alert> {
     let live = running.live();
-    let window = window(running, &sample(running, &live), config.window);
-    let families = live.rules.families().iter();
-    let thresholds = families.map(|family| (family.name.clone(), family.alerts.or(&config.thresholds))).collect();
+    let mut window = window(running, &sample(running, &live), config.window);
+    let thresholds = live.rules.stated().iter().map(|family| {
+        let thresholds = family.alerts.or(&config.thresholds);
+        // What is always validated is never a hit.
+        let hit_rate = thresholds.hit_rate.filter(|_| family.policy.revalidate != Revalidate::Always);
+        (family.name.clone(), Thresholds { hit_rate, ..thresholds })
+    });
+    let thresholds: BTreeMap<_, _> = thresholds.collect();
+    window.families.retain(|name, _| *name == NO_FAMILY || thresholds.contains_key(name));
     let mut readings = readings_of_requests(&window, &config.thresholds, &thresholds, config.min_requests);
     readings.extend(memory(running, config).await);
     let is_away = matches!(running.cache.store_state(), StoreState::Down(_));
@@ -88,7 +95,8 @@ async fn evaluate(running: &Running, config: &AlertsConfig, away_since: &mut Opt
     lock(&running.alerts).evaluate(readings, SystemTime::now())
 }
 
-/// The readings of all families together, and of each. Requests without a family have no hit rate that rules could raise.
+/// The readings of all families together, and of each. Requests without a family have no hit rate that rules could raise, and families
+/// whose hit rate does not count do not lower that of all.
 fn readings_of_requests(
     window: &Window,
     all: &Thresholds,
@@ -113,7 +121,8 @@ fn readings_of_requests(
             }
         }
     };
-    let in_families = window.families.iter().filter(|(name, _)| *name != NO_FAMILY);
+    let has_hits = |name: &String| families.get(name).is_some_and(|thresholds| thresholds.hit_rate.is_some());
+    let in_families = window.families.iter().filter(|(name, _)| has_hits(name));
     let sum = in_families.fold(Counts::default(), |sum, (_, counts)| sum.plus(counts));
     // The hit rate and latency are of families, errors are of everything.
     let everything = window.total();
@@ -137,15 +146,15 @@ async fn memory(running: &Running, config: &AlertsConfig) -> Option<Reading> {
 }
 
 fn announce(running: &Running, alert: &Alert) {
-    let Alert { subject, value, threshold, cleared, what_to_do, .. } = alert;
+    let Alert { subject, value, threshold, cleared, what_to_do, cleared_because, .. } = alert;
     let is_raised = cleared.is_none();
     running.metrics.alert(subject.watched.name(), subject.family.as_deref().unwrap_or(""), is_raised);
     let (alert, family) = (subject.watched.name(), subject.family.as_deref());
-    match is_raised {
-        true => {
-            tracing::warn!(target: "larder::alerts", alert, family, value, threshold, what_to_do, "alert raised");
-        }
-        false => tracing::info!(target: "larder::alerts", alert, family, value, threshold, "alert cleared"),
+    if is_raised {
+        tracing::warn!(target: "larder::alerts", alert, family, value, threshold, what_to_do, "alert raised");
+    } else {
+        let because = cleared_because.unwrap_or_default();
+        tracing::info!(target: "larder::alerts", alert, family, value, threshold, because, "alert cleared");
     }
 }
 
@@ -155,13 +164,14 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::outcome::OutcomeKind;
+    use crate::outcome::{Outcome, OutcomeKind};
 
     #[test]
     fn hit_rates_are_of_families_and_errors_of_everything() {
         let metrics = Metrics::new();
         let count = |family: &str, kind, status, times| {
-            (0..times).for_each(|_| metrics.family(family).answered(kind, status, Duration::from_millis(1)));
+            let outcome = Outcome { kind, ..Outcome::hit(1) };
+            (0..times).for_each(|_| metrics.family(family).answered(&outcome, status, Duration::from_millis(1)));
         };
         count("a", OutcomeKind::Hit, StatusCode::OK, 90);
         count("a", OutcomeKind::Miss, StatusCode::OK, 10);

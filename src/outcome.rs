@@ -98,6 +98,8 @@ pub struct Outcome {
     pub stored: bool,
     /// The request shared another one's fetch.
     pub collapsed: bool,
+    /// Before it was answered from the cache, upstream was asked whether it authorizes the caller.
+    pub has_asked: bool,
     /// Token for the reason: `invalidated`, `set-cookie`, `store-away`, …
     pub detail: Option<&'static str>,
     /// The cache key of the response, in printable ASCII.
@@ -115,6 +117,7 @@ impl Outcome {
             ttl: None,
             stored: false,
             collapsed: false,
+            has_asked: false,
             detail: None,
             key: None,
             invalidated: None,
@@ -170,6 +173,11 @@ impl Outcome {
     /// Answered by Larder with an error.
     pub fn error(detail: &'static str) -> Outcome {
         Outcome { detail: Some(detail), ..Outcome::new(OutcomeKind::Error, None) }
+    }
+
+    /// Whether the answer came from the cache without waiting for upstream.
+    pub fn is_immediate(&self) -> bool {
+        matches!(self.kind, OutcomeKind::Hit | OutcomeKind::Stale) && self.fwd.is_none() && !self.has_asked
     }
 
     /// Which limit refused the request, and whether it was the client's limit or that of all clients.

@@ -45,7 +45,7 @@ pub use authorize::Authorize;
 pub use instance::CAPTURES;
 pub(crate) use instance::decoded;
 pub use lint::Warning;
-pub use reference::{InstanceEverywhere, UnknownFamily};
+pub use reference::{InstanceEverywhere, LeftOut, UnknownFamily};
 pub use source::{FurtherInstance, Unresolved, WriteValues};
 
 use content::Place;
@@ -251,6 +251,8 @@ pub struct Invalidation {
     pub refresh: bool,
     /// The references as written in the file.
     pub families: Vec<String>,
+    /// Names of the families that it can invalidate.
+    pub reached: Vec<String>,
     /// Patterns over the paths of writes that it does not apply to, as written.
     pub except: Vec<String>,
     /// Line in the file, from 1.
@@ -343,7 +345,11 @@ impl RuleSet {
     pub fn read(root: &mut Table<'_>, case: PathCase) -> RuleSet {
         let mut names = FamilyNames::new(case);
         let mut families = family::read(root, &mut names, case);
-        let invalidations = invalidation::read(root, &names, &families, case);
+        let mut invalidations = invalidation::read(root, &names, &families, case);
+        for rule in &mut invalidations {
+            let reached = families.iter().filter(|family| rule.reaches(family));
+            rule.reached = reached.map(|family| family.name.clone()).collect();
+        }
         for family in &mut families {
             if !family.says_client_cache_control && invalidations.iter().any(|rule| rule.reaches(family)) {
                 family.client_cache_control = ClientCacheControl::NoCache;
@@ -529,16 +535,26 @@ impl RuleSet {
 
     /// The tags of a family, level, glob or instance that an operator typed, such as `user_details:42`. The last
     /// value may contain `:`. Percent-encoded and plain spellings name the same instance.
-    pub fn resolve(&self, reference: &str) -> Result<Vec<Tag>, UnknownFamily> {
+    /// `secret` keys digests of callers.
+    pub fn resolve(&self, reference: &str, secret: Option<&Secret>) -> Result<Vec<Tag>, UnknownFamily> {
         let mut found = ReferencedTags::default();
-        Reference::resolve(reference, &self.names)?.tags(&|_| None, WriteValues::UNKNOWN, &mut found);
+        let (fields, credentials) = (HeaderMap::new(), Credentials::default());
+        let presented = PresentedCredentials::without_token(&fields);
+        let caller = CallerIdentity::Known { presented, secret, credentials: &credentials };
+        let write = WriteValues { caller, ..WriteValues::UNKNOWN };
+        Reference::resolve(reference, &self.names)?.tags(&|_| None, write, &mut found);
         Ok(found.tags)
     }
 
-    /// The instance with this name (or this name and `_id`) and value, in all families that have it. `Err`: the names of
-    /// instances that there are, or the most similar ones.
-    pub fn instance_everywhere(&self, name: &str, value: &str) -> Result<InstanceEverywhere, Vec<String>> {
-        Reference::everywhere(name, value, &self.names)
+    /// The instances with this name, or this name and `_id`, and this value, in all families that have one. `secret` keys digests
+    /// of callers. `Err`: the names of instances that there are, or the most similar ones.
+    pub fn instance_everywhere(
+        &self,
+        name: &str,
+        value: &str,
+        secret: Option<&Secret>,
+    ) -> Result<InstanceEverywhere, Vec<String>> {
+        Reference::everywhere(name, value, &self.names, secret)
     }
 
     /// The rules that can invalidate entries of this family.
@@ -714,6 +730,11 @@ impl Invalidation {
     /// Whether it can invalidate entries of this family.
     fn reaches(&self, family: &Family) -> bool {
         self.references.iter().any(|reference| reference.reaches(&family.levels))
+    }
+
+    /// The request fields that it takes values from.
+    pub fn fields_of_tags(&self) -> impl Iterator<Item = &HeaderName> {
+        self.references.iter().flat_map(Reference::fields)
     }
 
     /// The places in the content of the request that it takes values from.

@@ -136,6 +136,9 @@ pub struct Running {
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
     pub bodies: Arc<StoredBodies>,
+    /// Responses to writes that are buffered to be stored while their clients read them, bytes: as many together, and a quarter of it
+    /// for one client, or one of the largest.
+    pub recordings: Arc<Shares>,
     pub upstream: Upstream,
     pub warming: Warming,
     /// The most frequent reads of each hour, where there is no Redis.
@@ -185,6 +188,7 @@ impl Running {
     ) -> Running {
         let live = Live::take(&mut config, &metrics);
         let largest = largest_body(&live);
+        let in_transfer = (config.memory.capacity / 4).max(largest);
         let memory = Memory::new(config.memory.capacity, largest, config.memory.marks);
         let namespace = config.store.as_ref().map_or("", |store| &store.namespace);
         let seal = Seal::new(namespace, live.redaction.secret.clone());
@@ -199,7 +203,8 @@ impl Running {
             history: Mutex::default(),
             alerts: Mutex::default(),
             unshared: unshared(&config.server),
-            bodies: StoredBodies::new((config.memory.capacity / 4).max(largest)),
+            bodies: StoredBodies::new(in_transfer),
+            recordings: Shares::new(in_transfer, Shares::usual(in_transfer).max(largest)),
             upstream,
             warming: Warming::default(),
             hourly: HourlyReads::default(),

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::fleet;
-use super::key_stats::Counts;
+use super::key_stats::KeyStats;
 use super::refusal::Refusal;
 use super::report::{
     self, CacheInfo, EditFault, FamilyActivity, FamilyDefinition, FamilyReport, InvalidationDefinition,
@@ -29,7 +29,7 @@ use crate::logs;
 use crate::marks::Tag;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
-use crate::rules::{InstanceEverywhere, UnknownFamily};
+use crate::rules::{InstanceEverywhere, LeftOut};
 use crate::running::{Live, Running};
 use crate::upkeep::names::FamilyOwners;
 
@@ -42,27 +42,39 @@ struct Purged {
     /// For an instance in all families that have it.
     #[serde(skip_serializing_if = "Option::is_none")]
     families: Option<Vec<String>>,
+    /// The families with such an instance in which nothing was invalidated, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<LeftOut>,
     /// The store has it. True without a store.
     delivered: bool,
 }
 
 /// Purges: invalidates for an operator. `message`: of the response.
 async fn purge(state: &AdminState, tags: &[Tag], message: String) -> Response {
-    purge_in(state, tags, message, None).await
+    purge_in(state, tags, message, None, Vec::new()).await
 }
 
-async fn purge_in(state: &AdminState, tags: &[Tag], message: String, families: Option<Vec<String>>) -> Response {
-    let names = FamilyOwners::of(&state.running().live().rules);
-    for tag in tags {
-        // A level without a family of its own is its own name; both stand in the rules.
-        let family = names.owner(tag.as_str()).unwrap_or(tag.as_str());
-        state.running().metrics.invalidated(family, "purge");
-    }
+async fn purge_in(
+    state: &AdminState,
+    tags: &[Tag],
+    message: String,
+    families: Option<Vec<String>>,
+    left_out: Vec<LeftOut>,
+) -> Response {
+    let live = state.running().live();
+    let names = FamilyOwners::of(&live.rules);
+    let reached: BTreeSet<&str> = tags.iter().flat_map(|tag| names.reached(tag)).collect();
+    reached.into_iter().for_each(|family| state.running().metrics.invalidated(family, "purge"));
     let delivered = state.running().cache.invalidate(tags).await.is_some();
-    purged(message, families, delivered).into_response()
+    purged(message, families, left_out, delivered).into_response()
 }
 
-fn purged(message: String, families: Option<Vec<String>>, delivered: bool) -> (StatusCode, Json<Success<Purged>>) {
+fn purged(
+    message: String,
+    families: Option<Vec<String>>,
+    left_out: Vec<LeftOut>,
+    delivered: bool,
+) -> (StatusCode, Json<Success<Purged>>) {
     let (status, message) = match delivered {
         true => (StatusCode::OK, message),
         // It is in force here: until the store has it, nothing stored is served.
@@ -71,7 +83,7 @@ fn purged(message: String, families: Option<Vec<String>>, delivered: bool) -> (S
             format!("{message}, but Redis does not answer: other proxies get the invalidation when it is back"),
         ),
     };
-    (status, Json(Success::of(Purged { message, families, delivered })))
+    (status, Json(Success::of(Purged { message, families, left_out, delivered })))
 }
 
 /// `GET /`
@@ -130,7 +142,7 @@ pub async fn detailed_health(State(state): At) -> Answer<DetailedHealth> {
     })))
 }
 
-pub(super) fn key_counts(counts: &Counts, live: &Live) -> serde_json::Map<String, Value> {
+pub(super) fn key_counts(counts: &KeyStats, live: &Live) -> serde_json::Map<String, Value> {
     report::key_counts(&counts.keys, live.rules.families().iter().map(|family| family.name.as_str()))
 }
 
@@ -146,7 +158,7 @@ pub(super) struct Swept {
 }
 
 impl Swept {
-    pub(super) fn of(state: &AdminState, counts: Option<&Counts>) -> Swept {
+    pub(super) fn of(state: &AdminState, counts: Option<&KeyStats>) -> Swept {
         let key_stats = counts.and_then(|counts| counts.swept.as_ref()).map(KeyStatsReport::from);
         let counted_seconds_ago = counts.map(|counts| counts.age().as_secs());
         Swept { sweeper: state.running().cache.sweeping().word(), key_stats, counted_seconds_ago }
@@ -235,22 +247,43 @@ pub async fn purge_family(
     Ok(purge(&state, &tags, format!("Purged {family}")).await)
 }
 
-/// `POST /cache/clear/{family}/{instance}`: the value of the family's first instance. Where no family has this name or has
-/// instances, it is the name of an instance, with or without its `_id`: `user` is `user_id` in every family that has it.
+/// `POST /cache/clear/{name}/{value}`: the value of the first instance of the family with this name, and the value of the
+/// instances with this name in every family that has one. `user` is `user_id` too.
 pub async fn purge_instance(
     State(state): At,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path((name, value)) = path?;
     let live = state.running().live();
+    let secret = live.redaction.secret.as_ref();
     let reference = reference(&name, &value);
-    match (live.rules.resolve(&reference), live.rules.instance_everywhere(&name, &value)) {
-        (Ok(tags), _) => Ok(purge(&state, &tags, format!("Purged {name} {value}")).await),
-        (Err(UnknownFamily { instance: None, .. }), Ok(found)) => {
-            Ok(everywhere(&state, found, &name, &value).await)
+    let found = live.rules.instance_everywhere(&name, &value, secret);
+    let found = match (live.rules.resolve(&reference, secret), found) {
+        (Ok(tags), found) => {
+            let mut found = found.unwrap_or_default();
+            let owners = FamilyOwners::of(&live.rules);
+            found.families.extend(tags.iter().flat_map(|tag| owners.reached(tag)).map(str::to_owned));
+            found.families.sort_unstable();
+            found.families.dedup();
+            found.tags.extend(tags);
+            found.tags.sort_unstable();
+            found.tags.dedup();
+            found
         }
-        _ => Err(resolve(&live, &reference).err().unwrap_or_else(|| unknown_instance(&name, &[]))),
-    }
+        // The family has no such instance, and others do.
+        (Err(fault), Ok(mut found)) if fault.instance.is_none() || found.families.iter().any(|it| *it != name) => {
+            let is_known = |left_out: &LeftOut| left_out.family == name;
+            if let Some((why, _)) = fault.instance
+                && !found.left_out.iter().any(is_known)
+                && !found.families.contains(&name)
+            {
+                found.left_out.push(LeftOut { family: name.clone(), why });
+            }
+            found
+        }
+        _ => return Err(resolve(&live, &reference).err().unwrap_or_else(|| unknown_instance(&name, &[]))),
+    };
+    everywhere(&state, found, &name, &value).await
 }
 
 /// `POST /cache/instances/{name}/{value}/clear`: the instance in every family that has one of this name.
@@ -259,14 +292,27 @@ pub async fn purge_everywhere(
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path((name, value)) = path?;
-    let found = state.running().live().rules.instance_everywhere(&name, &value);
+    let live = state.running().live();
+    let found = live.rules.instance_everywhere(&name, &value, live.redaction.secret.as_ref());
     let found = found.map_err(|have| unknown_instance(&name, &have))?;
-    Ok(everywhere(&state, found, &name, &value).await)
+    everywhere(&state, found, &name, &value).await
 }
 
-async fn everywhere(state: &AdminState, found: InstanceEverywhere, name: &str, value: &str) -> Response {
+async fn everywhere(
+    state: &AdminState,
+    found: InstanceEverywhere,
+    name: &str,
+    value: &str,
+) -> Result<Response, Refusal> {
+    if let (true, Some(LeftOut { family, why })) = (found.tags.is_empty(), found.left_out.first()) {
+        let error = format!("{value:?} names nothing in {family:?}: {why}");
+        let what_to_do = format!("POST /cache/clear/{family} purges all of the family");
+        let refusal = Refusal::new(StatusCode::NOT_FOUND, error, what_to_do);
+        return Err(refusal.with("left_out", json!(found.left_out)));
+    }
     // The words of HITA's clients.
-    purge_in(state, &found.tags, format!("Cache cleared for {name} {value}"), Some(found.families)).await
+    let message = format!("Cache cleared for {name} {value}");
+    Ok(purge_in(state, &found.tags, message, Some(found.families), found.left_out).await)
 }
 
 /// `have`: the names that may have been meant, or all that there are.
@@ -296,7 +342,7 @@ pub async fn purge_group(
             return Err(refusal);
         }
     }
-    Ok(purged(format!("Purged group {group}"), None, delivered).into_response())
+    Ok(purged(format!("Purged group {group}"), None, Vec::new(), delivered).into_response())
 }
 
 /// Most names of groups that one which is not known is compared with.
@@ -329,7 +375,7 @@ fn reference(family: &str, instance: &str) -> String {
 }
 
 fn resolve(live: &Live, reference: &str) -> Result<Vec<Tag>, Refusal> {
-    live.rules.resolve(reference).map_err(|unknown| {
+    live.rules.resolve(reference, live.redaction.secret.as_ref()).map_err(|unknown| {
         let families: Vec<&str> = live.rules.families().iter().map(|family| family.name.as_str()).collect();
         match unknown.instance {
             Some((message, remedy)) => Refusal::new(StatusCode::NOT_FOUND, message, remedy),
@@ -490,10 +536,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_clear_that_the_store_has_not_taken_says_so() {
-        let (status, body) = read(purged("Purged a".to_owned(), None, true).into_response()).await;
+        let (status, body) = read(purged("Purged a".to_owned(), None, Vec::new(), true).into_response()).await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(body, json!({ "success": true, "message": "Purged a", "delivered": true }));
-        let (status, body) = read(purged("Purged a".to_owned(), None, false).into_response()).await;
+        let (status, body) = read(purged("Purged a".to_owned(), None, Vec::new(), false).into_response()).await;
         assert_eq!((status, &body["delivered"]), (StatusCode::ACCEPTED, &json!(false)));
     }
 

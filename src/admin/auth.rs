@@ -103,7 +103,7 @@ impl Denied {
     pub fn label(&self) -> &'static str {
         match self {
             Denied::RoleTooLow => AdminCaller::Bearer(Role::Viewer).label(),
-            Denied::NoToken | Denied::WrongToken | Denied::ForeignHost(_) | Denied::ForeignOrigin => "nobody",
+            Denied::NoToken | Denied::WrongToken | Denied::ForeignHost(_) | Denied::ForeignOrigin => "none",
         }
     }
 }
@@ -313,7 +313,7 @@ mod tests {
             Denied::ForeignOrigin,
         ];
         assert_eq!(Denied::RoleTooLow.label(), "viewer");
-        assert!(unknown.iter().all(|denied| denied.label() == "nobody"));
+        assert!(unknown.iter().all(|denied| denied.label() == "none"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::store::fleet::{EpochState, Member, Roster};
 /// The fleet as this proxy sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FleetReport {
-    /// `embedded`: there is no store, and nobody else.
+    /// `embedded`: there is no store, and no other proxy.
     mode: &'static str,
     /// `up`, `down: …`, `catching up: …`, or `none`.
     store: String,

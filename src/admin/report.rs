@@ -396,6 +396,8 @@ pub struct FamilyDefinition {
     pub cdn_cache_control: Option<String>,
     /// Who shares a fetch of what is missing: requests to one `proxy`, or to the whole `fleet`.
     pub collapse: &'static str,
+    /// The thresholds of its alerts that differ from `[alerts]`: `hit_rate 50%`; empty: none.
+    pub alerts: String,
     /// `none`: it is meant that no rule names it.
     pub invalidation: &'static str,
     /// Line in the rules file.
@@ -450,6 +452,7 @@ impl FamilyDefinition {
                 .and_then(|it| it.to_str().ok())
                 .map(str::to_owned),
             collapse: family.collapse.word(),
+            alerts: family.alerts.to_string(),
             invalidation: family.invalidation(),
             line: family.line,
             invalidated_by: invalidated_by.iter().map(|rule| rule.path.clone()).collect(),

@@ -5,15 +5,19 @@ use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::CheckArguments;
+use crate::config::alerts::AlertsConfig;
 use crate::config::jwt::{JwtConfig, algorithm_name};
 use crate::config::lint::lint;
 use crate::config::{Config, HostPolicy, LoadError, Overrides, WarmTable};
 use crate::http::clients::ClientCacheControl;
 use crate::http::invalidation::StatusSet;
 use crate::http::{ClientDirectives, CloseDelimited, Revalidate, STALE_IF_UNREACHABLE, SetCookie};
+use crate::jwt::TokenVerifier;
 use crate::key::{Identity, Parameters};
+use crate::metrics::Metrics;
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
+use crate::rules::thresholds::FamilyThresholds;
 use crate::rules::{Family, Fetching, Invalidation, Warning};
 
 mod ask;
@@ -29,6 +33,8 @@ pub(super) fn check(arguments: &CheckArguments, env: &Env<'_>) -> (String, u8) {
     match load() {
         Ok(config) => {
             let mut warnings = lint(&config);
+            warnings.extend(config.jwt.as_ref().and_then(unusable_keys));
+            warnings.sort_by_key(|warning| warning.line);
             if *asks && let Ok(config) = load() {
                 match ask::ask(config) {
                     Ok(found) => warnings.extend(found),
@@ -49,6 +55,16 @@ pub(super) fn check(arguments: &CheckArguments, env: &Env<'_>) -> (String, u8) {
         }
         Err(error @ LoadError::Io { .. }) => (format!("{error}\n"), 2),
     }
+}
+
+/// A key file that `larder serve` would not start with. It may be elsewhere where the rules are checked, so it is no fault.
+fn unusable_keys(jwt: &JwtConfig) -> Option<Warning> {
+    let fault = TokenVerifier::new(jwt, &Metrics::new()).load().err()?;
+    Some(Warning {
+        line: jwt.line,
+        message: format!("`larder serve` would not start here: {fault}"),
+        remedy: "let the field name a file with the key before Larder starts".to_owned(),
+    })
 }
 
 fn unasked(name: &str, json: bool, error: &str) -> String {
@@ -79,7 +95,20 @@ fn notes(config: &Config) -> Vec<String> {
     let host = config.server.host == HostPolicy::UpstreamByDefault;
     let note = "host = \"upstream\", since the upstream URL is https and has a name: the API receives that name in Host, and its \
                 links point there; write host = \"client\" in [server] if it serves the names that clients use";
-    host.then(|| note.to_owned()).into_iter().chain(config.jwt.as_ref().map(about_tokens)).collect()
+    let alerts = (config.alerts != AlertsConfig::default()).then(|| format!("alerts: {}", alerts_text(config)));
+    host.then(|| note.to_owned()).into_iter().chain(config.jwt.as_ref().map(about_tokens)).chain(alerts).collect()
+}
+
+/// The thresholds in force, where the file has `[alerts]`.
+fn alerts_text(config: &Config) -> String {
+    let alerts = &config.alerts;
+    let webhook = if alerts.webhook.is_some() { ", sent to the webhook" } else { "" };
+    format!(
+        "{} over {} with at least {} requests{webhook}",
+        FamilyThresholds::from(alerts.thresholds),
+        humantime::format_duration(alerts.window),
+        alerts.min_requests,
+    )
 }
 
 /// Which bearer tokens are valid.
@@ -230,6 +259,8 @@ fn stored(family: &Family) -> Vec<String> {
     let authorize = family.authorize.as_ref();
     parts.extend(authorize.map(|it| format!("authorize {} {}", it.path, humantime::format_duration(it.ttl))));
     parts.extend(family.instances.iter().map(|further| format!("instance {} = {}", further.name, further.source)));
+    let alerts = family.alerts.to_string();
+    parts.extend((!alerts.is_empty()).then(|| format!("alerts {alerts}")));
     parts.extend((!family.is_invalidated && !family.is_never_cached).then(|| "invalidation none".to_owned()));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
@@ -283,6 +314,7 @@ fn rules_json(name: &str, config: &Config, warnings: &[Warning]) -> Value {
         "families": rules.stated().iter().map(family_json).collect::<Vec<_>>(),
         "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
         "warm": config.warm.iter().map(warm_json).collect::<Vec<_>>(),
+        "alerts": alerts_text(config),
         "notes": notes(config),
         "warnings": warnings,
     })
@@ -326,6 +358,7 @@ fn family_json(family: &Family) -> Value {
         "stale_while_slow": family.stale_while_slow.map(|value| value.as_secs_f64()),
         "revalidate": policy.revalidate.word(),
         "write_through": family.write_through,
+        "alerts": family.alerts.to_string(),
         "heuristic": policy.heuristic,
         "close_delimited": policy.close_delimited.word(),
         "client_directives": policy.client_directives.word(),
@@ -600,6 +633,16 @@ path = '/usual'
         );
         let (text, code) = check(&nowhere(true), &|_| None);
         assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap()["success"].clone()), (2, json!(false)));
+    }
+
+    #[test]
+    fn a_key_file_that_is_missing_is_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        let family = "[[family]]\nname = 'me'\npath = '/me'\nidentity = 'jwt:sub'\n";
+        std::fs::write(&file, format!("{family}[jwt]\njwks_file = '/nowhere/keys.json'\n")).unwrap();
+        let (text, code) = check(&CheckArguments { file, strict: true, ..CheckArguments::default() }, &|_| None);
+        assert!(code == 1 && text.contains(":5: warning: `larder serve` would not start here"), "{text}");
     }
 
     #[test]

@@ -243,7 +243,10 @@ fn write(
     let mut notes = Vec::new();
     for (reference, why) in matches.iter().flat_map(|matched| &matched.unresolved) {
         let what = match why {
-            Unresolved::NotReceived => "the value is in a content, of which explain knows nothing".to_owned(),
+            Unresolved::NotReceived => {
+                "the value is in the content of the request or the response, which explain does not have"
+                    .to_owned()
+            }
             why => why.to_string(),
         };
         notes.push(format!("{reference}: {what}; without a value all of the family is invalidated"));

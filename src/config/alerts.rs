@@ -97,7 +97,7 @@ fn webhook(item: &Item<'_>) -> Option<Uri> {
 }
 
 fn webhook_token(item: &Item<'_>) -> Option<WebhookToken> {
-    let text = item.text().filter(|text| !text.value.is_empty())?;
+    let text = item.secret("WEBHOOK_TOKEN").filter(|text| !text.value.is_empty())?;
     if !text.value.bytes().all(|byte| byte.is_ascii_graphic()) {
         text.fault("holds characters that a header cannot carry", "use printable ASCII without spaces");
         return None;

@@ -194,11 +194,10 @@ fn read_keys(table: &mut Table<'_>) -> Option<KeySource> {
         .or_else(|| file(&jwks_file, KeySource::JwksFile))
 }
 
-/// A secret in the file itself is known to its readers, so it is rejected.
 fn read_secret(item: &Item<'_>) -> Option<String> {
-    let text = item.filled()?;
-    if text.showable().is_some() {
-        text.fault("must not be in the file", "write secret = \"${JWT_SECRET}\", and set that variable");
+    let text = item.secret("JWT_SECRET")?;
+    if text.value.trim().is_empty() {
+        text.fault("is empty", "set its variable");
         return None;
     }
     if text.value.contains("-----BEGIN ") {
@@ -271,7 +270,7 @@ fn read_algorithms(item: &Item<'_>, keys: Option<&KeySource>) -> Option<Vec<Algo
 fn unknown_algorithm(text: &Text<'_>) {
     let names: Vec<&str> = ALGORITHMS.iter().map(|(name, _)| *name).collect();
     let remedy = match text.value.eq_ignore_ascii_case("none") {
-        true => "remove it: an unsigned token proves nothing".to_owned(),
+        true => "remove it: an unsigned token can be forged".to_owned(),
         false => format!("write one of {}", names.join(", ")),
     };
     text.fault(format_args!("{:?} is not a supported algorithm", text.raw), remedy);
@@ -287,12 +286,12 @@ pub fn warnings(jwt: &JwtConfig) -> Vec<Warning> {
     let mut warnings = Vec::new();
     match &jwt.keys {
         KeySource::Secret(secret) if secret.len() < SHORTEST => warnings.push(warning(
-            "[jwt] secret is shorter than 32 bytes (RFC 7518 §3.2): a caller can find it from a token of its own",
-            "let the API sign with a longer one",
+            "[jwt] secret is shorter than 32 bytes (RFC 7518 §3.2): a caller with one valid token can guess secrets until one fits it",
+            "write a secret of at least 32 random bytes to the variable, here and where the API signs",
         )),
         KeySource::JwksUrl(url) if url.scheme_str() == Some("http") && !is_loopback(url) => warnings.push(warning(
-            "[jwt] jwks_url is http: what stands between Larder and the issuer can put keys of its own into the set",
-            "write https://",
+            "[jwt] jwks_url is http: an attacker on the network between Larder and the issuer can add keys to the set",
+            "write https:// in jwks_url",
         )),
         _ => {}
     }
@@ -360,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_proves_nothing_or_has_no_effect_is_refused_with_a_remedy() {
+    fn a_table_that_verifies_no_token_or_has_no_effect_is_refused_with_a_remedy() {
         let rows = [
             ("", "has no key", "secret_file"),
             ("secret = 'in the file'", "must not be in the file", "${JWT_SECRET}"),
@@ -368,7 +367,7 @@ mod tests {
             (
                 "secret = '${S}'\nalgorithms = ['none']",
                 "not a supported algorithm",
-                "an unsigned token proves nothing",
+                "an unsigned token can be forged",
             ),
             ("secret = '${S}'\nalgorithms = ['RS256']", "needs a public key", "jwks_url"),
             ("public_key_file = 'k.pem'\nalgorithms = ['HS256']", "needs a secret", "secret"),

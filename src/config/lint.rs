@@ -8,6 +8,7 @@ use http::{HeaderMap, Method};
 use super::{Coherence, Config, WarmTable};
 use crate::http::freshness;
 use crate::http::targeted::{self, Authority};
+use crate::key::CallerSource;
 use crate::rules::{Collapse, Family, Warning};
 
 /// The warnings of a configuration, in file order.
@@ -19,7 +20,11 @@ pub fn lint(config: &Config) -> Vec<Warning> {
         warnings.extend(too_slow(config, family));
         warnings.extend(never_written_through(config, family));
         warnings.extend(useless_compress(config, family));
+        warnings.extend(never_stale(family));
+        warnings.extend(key_of_each_token(family));
     }
+    warnings.extend(config.warm.iter().filter_map(|table| never_warmed(config, table)));
+    warnings.extend(config.warm.iter().filter_map(default_credentials));
     warnings.extend(config.warm.iter().filter_map(|table| anonymous_warming(config, table)));
     warnings.extend(config.jwt.iter().flat_map(super::jwt::warnings));
     warnings.sort_by_key(|warning| warning.line);
@@ -41,6 +46,66 @@ fn anonymous_warming(config: &Config, table: &WarmTable) -> Option<Warning> {
         message: format!("[[warm]]: paths of family {name:?} are warmed for requests without its identity alone"),
         remedy: "name paths whose responses are for all callers, or set the field of the identity in headers"
             .to_owned(),
+    })
+}
+
+/// A path that is warmed in vain, for its family is never cached.
+fn never_warmed(config: &Config, table: &WarmTable) -> Option<Warning> {
+    let firsts = table.paths.iter().filter_map(|pattern| pattern.expand().next());
+    let never = firsts.filter_map(|path| {
+        let family = config.rules.route(&Method::GET, path.split('?').next()?)?.family;
+        family.is_never_cached.then(|| (path, family.name.clone()))
+    });
+    let (path, name) = never.into_iter().next()?;
+    Some(Warning {
+        line: table.line,
+        message: format!(
+            "[[warm]]: paths has no effect for {path:?}: its family {name:?} has cache = \"never\", so that the response is not stored"
+        ),
+        remedy: "remove the path, or remove cache = \"never\"".to_owned(),
+    })
+}
+
+/// A credential that may be in the file itself.
+fn default_credentials(table: &WarmTable) -> Option<Warning> {
+    table.has_default_credentials.then(|| Warning {
+        line: table.line,
+        message: "[[warm]]: headers have credentials with a default, which every reader of the file knows"
+            .to_owned(),
+        remedy: "write ${NAME} without a default, and set that variable".to_owned(),
+    })
+}
+
+/// `stale_while_slow` in a family whose responses are not served stale when upstream fails.
+fn never_stale(family: &Family) -> Option<Warning> {
+    let (slow, policy) = (family.stale_while_slow?, &family.policy);
+    let is_never =
+        policy.stale_if_unreachable.is_zero() && policy.stale_if_error.is_none_or(|period| period.is_zero());
+    is_never.then(|| Warning {
+        line: family.line,
+        message: format!(
+            "family {:?}: stale_while_slow = \"{}\" has no effect beside stale_if_unreachable = \"0s\", unless upstream states \
+             stale-if-error: no stale response may be served",
+            family.name,
+            humantime::format_duration(slow)
+        ),
+        remedy: "raise stale_if_unreachable, add stale_if_error, or remove stale_while_slow".to_owned(),
+    })
+}
+
+/// An identity by claims of a token and by the whole token.
+fn key_of_each_token(family: &Family) -> Option<Warning> {
+    let sources = family.key_spec.identity.sources();
+    let by_claims = sources.iter().any(|source| matches!(source, CallerSource::Claims(_)));
+    let by_token = sources.iter().any(|source| *source == CallerSource::Header(http::header::AUTHORIZATION));
+    (by_claims && by_token).then(|| Warning {
+        line: family.line,
+        message: format!(
+            "family {:?}: identity has claims and \"header:authorization\": each new token of a caller has a new key, as if the \
+             claims were not named",
+            family.name
+        ),
+        remedy: "remove \"header:authorization\" from identity".to_owned(),
     })
 }
 
@@ -192,6 +257,12 @@ mod tests {
                 "'/x' = ['x']",
                 "stale_while_slow = \"1h\" has no effect",
                 "write a shorter time",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\nstale_while_slow = '1s'\nstale_if_unreachable = '0s'",
+                "'/x' = ['x']",
+                "stale_while_slow = \"1s\" has no effect",
+                "add stale_if_error",
             ),
             (
                 "[[family]]\nname = 'x'\npath = '/x'\nwrite_through = true\n[store]\nredis = 'redis://h'\ncoherence = 'eventual'",
@@ -351,7 +422,7 @@ mod tests {
                 "[[family]]\nname = 'x'\npath = '/x'\ninvalidation = 'none'",
                 "'/x' = ['x']",
                 "has invalidation = \"none\", but the rule for \"/x\"",
-                "remove one of them",
+                "remove the family from the rule",
             ),
         ];
         assert!(rows.len() >= 20);
@@ -446,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn warming_for_nobody_in_a_family_with_an_identity_causes_a_warning() {
+    fn warming_without_credentials_in_a_family_with_an_identity_causes_a_warning() {
         let warmed = |headers: &str| {
             let text = family("me", "path = '/me'\nidentity = 'header:authorization'");
             let text = format!(
@@ -456,7 +527,24 @@ mod tests {
         };
         let [warning] = &warmed("")[..] else { panic!() };
         assert!(warning.message.contains("family \"me\"") && warning.line == 7, "{warning:?}");
-        assert_eq!(warmed("headers = { Authorization = 'x' }"), []);
+        assert_eq!(warmed("headers = { Authorization = '${T}' }"), []);
+        let [warning] = &warmed("headers = { Authorization = '${T:-x}' }")[..] else { panic!() };
+        assert!(warning.message.contains("credentials with a default") && warning.line == 7, "{warning:?}");
+    }
+
+    #[test]
+    fn paths_of_a_family_that_is_never_cached_are_warmed_in_vain() {
+        let text = family("x", "path = '/x'\ncache = 'never'") + "[[warm]]\npaths = ['/x?a=1']\nhost = 'h'\n";
+        let [warning] = &warnings(&text)[..] else { panic!() };
+        assert!(warning.message.contains("paths has no effect for \"/x?a=1\""), "{warning:?}");
+    }
+
+    #[test]
+    fn an_identity_by_claims_and_by_the_whole_token_causes_a_warning() {
+        let text =
+            family("x", "path = '/x'\nidentity = ['jwt:sub', 'header:authorization']\ninvalidation = 'none'");
+        let [warning] = &warnings(&(text + "[jwt]\njwks_url = 'https://h/keys'\n"))[..] else { panic!() };
+        assert!(warning.message.contains("each new token") && warning.remedy.contains("remove"), "{warning:?}");
     }
 
     #[test]
@@ -470,7 +558,9 @@ mod tests {
 
     #[test]
     fn the_files_of_the_project_cause_no_warning() {
+        // With a default the example runs as it is; it is warned of.
         let hita = include_str!("../../examples/hita/rules.toml");
+        let hita = &hita.replace("${HITA_WARM_TOKEN:-manager}", "${HITA_WARM_TOKEN}");
         for file in [include_str!("../../rules.toml"), hita, include_str!("../../deploy/rules.toml")] {
             let text = file.replace("\"${HITA_UPSTREAM:-http://127.0.0.1:8000}\"", "\"http://h\"");
             let text =

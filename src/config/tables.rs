@@ -217,6 +217,17 @@ pub fn refuse_credentials_in_tags(root: &mut Table<'_>, rules: &RuleSet, credent
             root.reader().fault(place, message, remedy);
         }
     }
+    for rule in rules.invalidations() {
+        for name in rule.fields_of_tags().filter(|name| credentials.further().contains(name)) {
+            let message = format!(
+                "invalidation {:?} (line {}): {{header.{name}}} takes credentials (credential_headers), which tags would show",
+                rule.path, rule.line
+            );
+            let remedy =
+                format!("write {{identity}}, for a family with identity = \"header:{name}\": it hides them");
+            root.reader().fault(root.span(), message, remedy);
+        }
+    }
 }
 
 /// APIs build links from the client's host, so it is the default. An https upstream with a name has a certificate for
@@ -366,7 +377,7 @@ fn read_token(item: &Item<'_>, tokens: &[Token]) -> Option<String> {
 /// `[store]`; `None` if neither file nor flags name a Redis.
 pub fn read_store(
     root: &mut Table<'_>,
-    server: &ServerConfig,
+    (server, is_compressed): (&ServerConfig, bool),
     overrides: &Overrides,
     flags: &mut Vec<Fault>,
 ) -> Option<StoreConfig> {
@@ -404,7 +415,13 @@ pub fn read_store(
         set(&mut store.namespace, namespace);
         store.version = table.item("version").and_then(|item| family::read_version(&item));
         set(&mut store.compress, table.item("compress").and_then(|item| family::read_compress(&item)));
-        let above = table.item("compress_above").and_then(|item| item.size(&(64..=1 << 20)));
+        let asked = table.item("compress_above");
+        let above = asked.as_ref().and_then(|item| item.size(&(64..=1 << 20)));
+        // The sample shows the default.
+        let is_default = above.is_none_or(|above| above == store.compress_above as u64);
+        if let Some(item) = asked.filter(|_| !is_default && !store.compress && !is_compressed) {
+            item.fault("has no effect with compress = \"off\"", "write compress = \"zstd\", or remove it");
+        }
         set(&mut store.compress_above, above.and_then(|size| usize::try_from(size).ok()));
         set(&mut store.timeout, table.item("timeout").and_then(|item| item.duration(&STORE_TIMEOUT)));
         let connect = table.item("connect_timeout").and_then(|item| item.duration(&STORE_TIMEOUT));
@@ -473,11 +490,10 @@ fn read_login(table: &mut Table<'_>, store: &mut StoreConfig) {
     }
 }
 
-/// A secret in the file itself is known to its readers, so it is rejected.
 fn read_secret(item: &Item<'_>) -> Option<String> {
-    let text = item.filled()?;
-    if text.showable().is_some() {
-        text.fault("must not be in the file", "write secret = \"${LARDER_SECRET}\", and set that variable");
+    let text = item.secret("LARDER_SECRET")?;
+    if text.value.trim().is_empty() {
+        text.fault("is empty", "set its variable");
         return None;
     }
     passed(&text, address::secret)?;

@@ -165,6 +165,7 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("version = 'v 2'", 11, "\"v 2\" is not a version", "1 to 64 letters"),
         ("version = 2", 11, "must be a string, not a whole number", "quotes"),
         ("cache = 'always'", 9, "\"always\" is not known", "\"default\" or \"never\""),
+        ("methods = ['GET', 'POST']\ncache = 'never'", 19, "has no effect beside cache = \"never\"", "remove it"),
         ("ttl = '1m'\ncache = 'never'", 1, "ttl has no effect beside cache = \"never\"", "remove one of them"),
         ("negative_ttl = {}", 16, "names no status", "{ 404 = \"10s\" }"),
         ("negative_ttl = { 401 = '1s' }", 18, "401 is about one request", "301, 302"),

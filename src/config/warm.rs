@@ -10,6 +10,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
 use super::{ServerConfig, address};
+use crate::http::headers::{Credentials, dashed};
 use crate::http::target::normalise_authority;
 use crate::key::Identity;
 use crate::rules::RuleSet;
@@ -46,6 +47,8 @@ pub struct WarmTable {
     pub host: String,
     /// `headers`, beside the usual ones. The values are marked sensitive: they are not logged
     pub headers: HeaderMap,
+    /// Whether a credential in `headers` has a default, which stands in the file
+    pub has_default_credentials: bool,
     /// `on = ["startup"]`
     pub on_startup: bool,
     /// `on = ["invalidate"]`
@@ -135,7 +138,8 @@ fn read_table(mut table: Table<'_>, server: &ServerConfig, rules: &RuleSet) -> W
     let reads = read_counted(&mut table, rules);
     let host_item = table.item("host");
     let host = host_item.as_ref().and_then(read_host).unwrap_or_default();
-    let headers = table.item("headers").map(|item| read_headers(&item)).unwrap_or_default();
+    let headers = table.item("headers").map(|item| read_headers(&item, &server.credential_headers));
+    let (headers, has_default_credentials) = headers.unwrap_or_default();
     let [mut on_startup, mut on_invalidate] = [false; 2];
     for text in table.item("on").and_then(|item| item.texts()).unwrap_or_default() {
         match text.value.as_str() {
@@ -177,6 +181,7 @@ fn read_table(mut table: Table<'_>, server: &ServerConfig, rules: &RuleSet) -> W
         reads,
         host,
         headers,
+        has_default_credentials,
         on_startup,
         on_invalidate,
         schedule,
@@ -262,6 +267,17 @@ fn read_counted(table: &mut Table<'_>, rules: &RuleSet) -> Option<CountedReads> 
         name.fault(message, "name a family whose responses are for all callers");
         return None;
     }
+    if found.authorize.is_some() {
+        let message =
+            format!("{:?} has authorize: reads of its callers are not counted, and none is warmed", name.raw);
+        name.fault(message, "name a family without authorize");
+        return None;
+    }
+    if found.is_never_cached {
+        let message = format!("{:?} has cache = \"never\": nothing of it is warmed", name.raw);
+        name.fault(message, "name a family that is cached");
+        return None;
+    }
     let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(100);
     Some(CountedReads { family: found.name.clone(), most, predict: is_predicted })
 }
@@ -298,9 +314,10 @@ const REFUSED: [HeaderName; 16] = [
     header::PRAGMA,
 ];
 
-fn read_headers(item: &Item<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let Some(table) = item.table() else { return headers };
+/// The fields, and whether a credential among them has a default.
+fn read_headers(item: &Item<'_>, credentials: &Credentials) -> (HeaderMap, bool) {
+    let (mut headers, mut has_default) = (HeaderMap::new(), false);
+    let Some(table) = item.table() else { return (headers, false) };
     for (name, span, item) in table.named_entries("[[warm]]: headers:") {
         let Ok(known) = HeaderName::from_str(name) else {
             let remedy = "write a name such as Authorization";
@@ -314,6 +331,14 @@ fn read_headers(item: &Item<'_>) -> HeaderMap {
             continue;
         }
         let Some(text) = item.filled() else { continue };
+        if credentials.tell_callers(&dashed(&known)) {
+            if text.showable().is_some() {
+                let remedy = "write \"${WARM_TOKEN}\" in place of the credentials, and set that variable";
+                text.fault("must not be in the file", remedy);
+                continue;
+            }
+            has_default |= text.has_default();
+        }
         match HeaderValue::from_str(text.value.trim()) {
             Ok(mut value) => {
                 value.set_sensitive(true);
@@ -322,7 +347,7 @@ fn read_headers(item: &Item<'_>) -> HeaderMap {
             Err(_) => text.fault("has a character that cannot be sent in a field", "use visible ASCII characters"),
         }
     }
-    headers
+    (headers, has_default)
 }
 
 /// `every`, `cron`, `hours` and `time_zone`.
@@ -334,7 +359,7 @@ fn read_schedule(table: &mut Table<'_>, predict: bool) -> (Option<Schedule>, Tz)
             Ok(expression) => Some(expression),
             Err(error) => {
                 let remedy = "write minute, hour, day, month and day of the week, such as \"0 6 * * *\"";
-                text.fault(format!("{:?} is not a cron expression ({error})", text.raw), remedy);
+                text.fault(format!("{:?} is no cron expression that can be used: {error}", text.raw), remedy);
                 None
             }
         });
@@ -343,7 +368,7 @@ fn read_schedule(table: &mut Table<'_>, predict: bool) -> (Option<Schedule>, Tz)
         if window.is_none() {
             text.fault(
                 format!("{:?} is not a span of hours", text.raw),
-                "write \"9-11\" (9:00 to 11:59), or several: \"9-11,18-20\"",
+                "write \"9-11\" (9:00 to 11:59), \"22-4\" over midnight, or several: \"9-11,18-20\"",
             );
         }
         window
@@ -367,7 +392,7 @@ fn read_schedule(table: &mut Table<'_>, predict: bool) -> (Option<Schedule>, Tz)
             "write every = \"30m\" beside it; a cron expression has hours of its own",
         );
     }
-    if let Some(item) = zone.filter(|_| every.is_none() && cron.is_none() && !predict) {
+    if let Some(item) = zone.filter(|_| window.is_none() && cron.is_none() && !predict) {
         item.fault("has no effect without cron, hours or predict", "remove it");
     }
     let schedule = match (period, expression) {

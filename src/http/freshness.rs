@@ -41,6 +41,17 @@ impl LifetimeSource {
         matches!(self, LifetimeSource::SMaxage | LifetimeSource::MaxAge | LifetimeSource::Expires)
     }
 
+    /// Whether the family states it, or shortens one that is stated.
+    pub fn is_of_family(self) -> bool {
+        matches!(
+            self,
+            LifetimeSource::FamilyTtl
+                | LifetimeSource::FamilyOverride
+                | LifetimeSource::AdaptedTtl
+                | LifetimeSource::Until
+        )
+    }
+
     /// One sentence with its RFC section.
     pub fn explanation(self) -> &'static str {
         match self {

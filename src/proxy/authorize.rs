@@ -15,18 +15,20 @@ use crate::running::Running;
 
 /// Asks whether the API authorizes the caller of a guarded read.
 ///
+/// Returns whether upstream was asked, and not a stored verdict.
+///
 /// # Errors
 ///
 /// It does not, or did not say so: why the request is forwarded for itself alone.
-pub(super) async fn authorize(running: &Arc<Running>, request: &CacheRequest) -> Result<(), MissReason> {
-    let Some(check) = request.check() else { return Ok(()) };
+pub(super) async fn authorize(running: &Arc<Running>, request: &CacheRequest) -> Result<bool, MissReason> {
+    let Some(check) = request.check() else { return Ok(false) };
     let answered = read::answer(running, Box::new(check)).await;
     let verdict = Authorization::of(answered.response.status());
     // A fetch that was shared was one question.
     let is_asked = answered.outcome.fwd.is_some() && !answered.outcome.collapsed;
     running.metrics.authorized(verdict, is_asked);
     match MissReason::of_authorization(verdict) {
-        None => Ok(()),
+        None => Ok(answered.outcome.fwd.is_some()),
         Some(reason) => Err(reason),
     }
 }

@@ -18,7 +18,7 @@ use crate::http::headers::{self, ForwardedPolicy, X_FORWARDED_FOR, claims};
 use crate::http::storable::RequestFacts;
 use crate::http::target::Target;
 use crate::http::{ClientDirectives, Policy, Revalidate, SetCookie, negotiation, range, validation};
-use crate::key::{self, CacheKey, KeySpec, PresentedCredentials};
+use crate::key::{self, CacheKey, Identity, KeySpec, PresentedCredentials};
 use crate::marks::Tag;
 use crate::outcome::Outcome;
 use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching, InstanceValues};
@@ -55,8 +55,11 @@ impl CacheRequest {
         let is_guarded = route.as_ref().is_some_and(|route| route.family.authorize.is_some());
         let credentials = is_guarded.then(|| Box::new(credentials(&live, &http)));
         rules::strip_read(&mut http.headers, http.forwarded, route.as_ref().map(|route| route.family));
-        // They are sent although the key may lack them: the API is to refuse callers that it does not authorize.
-        credentials.iter().for_each(|credentials| put_back(&mut http.headers, credentials));
+        let is_shared = route.as_ref().is_some_and(|route| route.family.key_spec.identity == Identity::Shared);
+        if let Some(credentials) = credentials.as_ref().filter(|_| is_shared) {
+            // They are sent although the key lacks them: the API is to refuse callers that it does not authorize.
+            put_back(&mut http.headers, credentials);
+        }
         if let Some(route) = &route {
             route.family.key_spec.query.apply(&mut http.target.query);
         }
@@ -74,10 +77,7 @@ impl CacheRequest {
         let mut facts = RequestFacts { no_store: demands.no_store, ..RequestFacts::default() };
         if http.credentials {
             let key_spec = route.as_ref().map(|route| &route.family.key_spec);
-            if !is_guarded {
-                // Otherwise the API has authorized the caller, whom nothing else of the family's responses is about.
-                note_credentials(&mut facts, &live, key_spec, &http.headers);
-            }
+            note_credentials(&mut facts, &live, key_spec, &http.headers);
             if !facts.has_credentials() && key_spec.is_some_and(|key_spec| is_anonymous(key_spec, &http.headers)) {
                 // It shares the entry of anonymous callers, so that upstream must take it for an anonymous caller too.
                 http.headers.remove(COOKIE);

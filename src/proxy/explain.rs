@@ -201,15 +201,17 @@ impl<'c> Explainer<'c> {
         let http = &self.request.client_request;
         let family = self.request.family();
         let cache_key = self.cache_key();
+        let is_never_cached = family.is_some_and(|(family, _)| family.is_never_cached);
         RouteExplanation {
             method: http.method.to_string(),
             path: http.target.path.clone(),
             family: family.map(|(family, _)| family.name.clone()),
             rule: family.map(|(family, _)| format!("{} (line {})", family.path, family.line)),
             instance: self.instance(),
-            store_key: self.store_key(&cache_key),
-            key: cache_key.key().to_string(),
-            key_text: cache_key.text,
+            // Nothing is looked up or stored under the key of such a family.
+            store_key: if is_never_cached { "-".to_owned() } else { self.store_key(&cache_key) },
+            key: if is_never_cached { "-".to_owned() } else { cache_key.key().to_string() },
+            key_text: if is_never_cached { "-".to_owned() } else { cache_key.text },
             tags: self.request.tags().iter().map(Tag::to_string).collect(),
             ttl: self.ttl(),
             notes: self.notes(),

@@ -140,7 +140,8 @@ async fn send(
     let path = http.target.path_and_query();
     let fields = http.for_upstream(running);
     let (client, interim) = (http.sharer(running), http.interim.clone());
-    match running.upstream.send(client, &http.method, &path, fields, RequestBody::Empty, interim).await {
+    let content = request.content.clone().map_or(RequestBody::Empty, RequestBody::Whole);
+    match running.upstream.send(client, &http.method, &path, fields, content, interim).await {
         Ok(mut response) => {
             request.strip_answer(response.headers_mut());
             let head = (response.status(), response.headers().clone());

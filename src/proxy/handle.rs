@@ -155,7 +155,7 @@ pub fn record_refusal(running: &Running, status: u16, reason: &str) {
     let live = running.live();
     let outcome = Outcome::error("malformed-request");
     let answered = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-    live.counters(None).answered(outcome.kind, answered, Duration::ZERO);
+    live.counters(None).answered(&outcome, answered, Duration::ZERO);
     if running.config.log.access {
         tracing::info!(
             target: "larder::access",
@@ -180,7 +180,7 @@ fn record(
 ) -> Response<Body> {
     let Answered { mut response, outcome, family } = answered;
     let took = start.elapsed();
-    live.counters(family).answered(outcome.kind, response.status(), took);
+    live.counters(family).answered(&outcome, response.status(), took);
     if outcome.collapsed {
         running.metrics.shared_a_fetch();
     }

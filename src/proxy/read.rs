@@ -20,11 +20,15 @@ use crate::upstream::UpstreamError;
 pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -> Answered {
     let key = reported_key(running, &request);
     // In boxes, so that the future of a hit elsewhere is small.
-    if request.is_guarded()
-        && let Err(reason) = Box::pin(authorize::authorize(running, &request)).await
-    {
-        let answered = Box::pin(forward::alone(running, &request, reason)).await;
-        return Answered { outcome: Outcome { key, ..answered.outcome }, ..answered };
+    let mut has_asked = false;
+    if request.is_guarded() {
+        match Box::pin(authorize::authorize(running, &request)).await {
+            Ok(asked) => has_asked = asked,
+            Err(reason) => {
+                let answered = Box::pin(forward::alone(running, &request, reason)).await;
+                return Answered { outcome: Outcome { key, ..answered.outcome }, ..answered };
+            }
+        }
     }
     let lookup = request.look_up(&running.cache).await;
     request.count(running, &lookup);
@@ -33,7 +37,7 @@ pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -
         // In a box, so that the future of a hit is small.
         Err((request, ask)) => Box::pin(ask_upstream(running, Arc::from(request), lookup, ask)).await,
     };
-    answered.outcome.key = key;
+    (answered.outcome.key, answered.outcome.has_asked) = (key, has_asked);
     answered
 }
 

@@ -69,7 +69,9 @@ pub async fn warm(
     match ask(running, &request, lookup).await {
         // What a client would find now.
         None if matches!(request.look_up(&running.cache).await.found, Found::Current(_)) => Warmed::Fetched,
-        None => Warmed::NotStored("invalidated while it was fetched, or too large".to_owned()),
+        None => Warmed::NotStored(
+            "no longer in the cache after the fetch: a write invalidated it, or it did not fit".to_owned(),
+        ),
         Some(warmed) => warmed,
     }
 }

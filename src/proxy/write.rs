@@ -9,6 +9,7 @@
 //! Up to 64 KiB of a request's content are read before the write is announced and sent: what breaks off by then was never sent,
 //! and invalidates nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -417,9 +418,9 @@ async fn with_intent<T>(running: &Running, intent: &Intent, mut write: impl Futu
 }
 
 fn count(running: &Running, matches: &[MatchedRule<'_>], end: WriteEnd) {
-    for rule in matches.iter().map(|matched| matched.rule).filter(|rule| rule.on.applies(end)) {
-        rule.families.iter().for_each(|family| running.metrics.invalidated(family, "write"));
-    }
+    let applying = matches.iter().map(|matched| matched.rule).filter(|rule| rule.on.applies(end));
+    let reached: BTreeSet<&str> = applying.flat_map(|rule| rule.reached.iter().map(String::as_str)).collect();
+    reached.into_iter().for_each(|family| running.metrics.invalidated(family, "write"));
 }
 
 async fn forward(

@@ -227,6 +227,10 @@ fn read_methods(table: &mut Table<'_>, is_never_cached: bool) -> ReadMethods {
         match method.value.to_ascii_uppercase().as_str() {
             "GET" => read.get = true,
             "QUERY" => read.query = true,
+            "POST" if is_never_cached => method.fault(
+                "has no effect beside cache = \"never\": a POST that no family reads by is a write",
+                "remove it",
+            ),
             "POST" => read.post = true,
             "HEAD" => {}
             _ => method.fault(
@@ -313,8 +317,12 @@ fn read_cookies(item: &Item<'_>) -> Option<Vec<String>> {
 fn read_instances(item: &Item<'_>, captures: &[&str], key_spec: &KeySpec) -> Vec<FurtherInstance> {
     let Some(table) = item.table() else { return Vec::new() };
     let mut instances: Vec<FurtherInstance> = Vec::new();
-    for (name, place, value) in table.entries() {
-        let key = Text::of_key(table.reader(), table.says(format_args!("instance {name:?}")), place, name);
+    let entries = table.named_entries(table.name());
+    if entries.is_empty() {
+        item.fault("is empty", "write { NAME = \"query:NAME\" }, or remove it");
+    }
+    for (name, place, value) in entries {
+        let key = Text::of_key(table.reader(), format!("{} {name:?}", table.name()), place, name);
         let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
         if !is_name || name.is_empty() {
             key.fault("cannot be a name", "write letters, digits, \"_\" and \"-\"");

@@ -10,6 +10,7 @@ use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::{FamilyNames, Reference, ReferenceFault};
 use super::{Family, Invalidation, WriteMethods, language, post};
+use crate::http::headers::credentials::is_in_table;
 use crate::http::invalidation::StatusSet;
 use crate::http::target::PathCase;
 
@@ -60,6 +61,7 @@ fn read_rules(
         };
         let read = |text: &Text<'_>| read_reference(text, names, captures.as_deref());
         let references: Vec<Reference> = families.iter().filter_map(read).collect();
+        refuse_credentials(&item, &references);
         let (pattern, _) = path?;
         let rule = Invalidation {
             path: pattern.as_str().to_owned(),
@@ -69,6 +71,7 @@ fn read_rules(
             again: fields.again,
             refresh: fields.refresh,
             families: families.iter().map(|text| text.value.clone()).collect(),
+            reached: Vec::new(),
             except: fields.except.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             line,
             pattern: pattern.clone(),
@@ -78,6 +81,16 @@ fn read_rules(
         post::refuse_conflict(&rule, known, &item);
         Some(rule)
     })
+}
+
+/// Tags are in Redis, in the log and in the answers of the admin.
+fn refuse_credentials(item: &Item<'_>, references: &[Reference]) {
+    for name in references.iter().flat_map(Reference::fields).filter(|name| is_in_table(name)) {
+        item.fault(
+            format_args!("{{header.{name}}} takes credentials, which tags would show"),
+            format!("write {{identity}}, for a family with identity = \"header:{name}\": it hides them"),
+        );
+    }
 }
 
 /// The settings of a rule other than its families.
@@ -135,7 +148,21 @@ fn read_exceptions(item: &Item<'_>, path: Option<&Pattern>, case: PathCase) -> V
             exceptions.push(pattern);
         }
     }
+    if path.is_some_and(|path| cover(&exceptions, path)) {
+        item.fault("fits every path that the rule fits", "remove the rule, or narrow the exceptions");
+    }
     exceptions
+}
+
+/// Whether every path that matches `path` matches one of the exceptions, if that is known.
+fn cover(exceptions: &[Pattern], path: &Pattern) -> bool {
+    let hirs: Option<Vec<_>> = exceptions.iter().chain([path]).map(Pattern::hir).collect();
+    let Some(hirs) = hirs.filter(|_| !exceptions.is_empty()) else { return false };
+    let mut bytes = 4 << 20;
+    language::of_paths(&mut bytes, &hirs).is_some_and(|commons| {
+        let mut of_rule = commons.iter().filter(|(which, _)| which.contains(&exceptions.len())).peekable();
+        of_rule.peek().is_some() && of_rule.all(|(which, _)| which.len() > 1)
+    })
 }
 
 /// Whether no path matches both patterns, if that is known.

@@ -73,6 +73,7 @@ impl RuleSet {
             warnings.extend(unmatchable_rule(rule, &mut bytes));
             warnings.extend(self.not_to_be_invalidated(rule));
             warnings.extend(self.useless_refresh(rule));
+            warnings.extend(rule.leaves_out());
             warnings.extend(rule.redundant());
             warnings.extend(never_has_content(rule));
             warnings.extend(self.never_equal(rule, &mut bytes));
@@ -136,7 +137,10 @@ impl RuleSet {
                  authorized callers",
                 family.name
             ),
-            remedy: "let the family's path leave it out, or put a family with an identity for it above".to_owned(),
+            remedy: format!(
+                "let the family's path leave it out, or put a family with path = '{path}' and identity = \"header:authorization\" (or the \
+                 cookie of the session) above"
+            ),
         })
     }
 
@@ -240,7 +244,11 @@ impl RuleSet {
                 "family {:?} has {setting}, but the rule for {:?} on line {} invalidates it",
                 family.name, rule.path, rule.line
             ),
-            remedy: "remove one of them".to_owned(),
+            remedy: match family.is_never_cached {
+                true => "remove the family from the rule, or remove cache = \"never\"",
+                false => "remove the family from the rule, or remove invalidation = \"none\"",
+            }
+            .to_owned(),
         })
     }
 
@@ -314,6 +322,23 @@ impl Invalidation {
             && self.reaches(family)
     }
 
+    /// A reference to an instance of all families, in some of which no value names it.
+    fn leaves_out(&self) -> Option<Warning> {
+        let with_text = self.families.iter().zip(&self.references);
+        let (text, reference) = with_text.into_iter().find(|(_, reference)| !reference.left_out().is_empty())?;
+        let left_out = reference.left_out();
+        let names = listing(left_out.iter().map(|left_out| left_out.family.as_str()));
+        Some(Warning {
+            line: self.line,
+            message: format!(
+                "the rule for {:?}: {text:?} does not invalidate {names}: {}",
+                self.path,
+                left_out.first().map_or("", |left_out| &left_out.why)
+            ),
+            remedy: "name these families too, whole or with {identity} for the write's caller".to_owned(),
+        })
+    }
+
     /// A rule that names an instance and its whole family.
     fn redundant(&self) -> Option<Warning> {
         let names = self.families.iter();
@@ -349,8 +374,8 @@ fn never_has_content(rule: &Invalidation) -> Option<Warning> {
     Some(Warning {
         line: rule.line,
         message: format!(
-            "the rule for {:?}: {what} is rarely known, for {whose} with {methods} usually have no content: each such write \
-             invalidates the whole family",
+            "the rule for {:?}: {what} has a value in few writes: {whose} with {methods} usually have no content, and each write \
+             without it invalidates the whole family",
             rule.path
         ),
         remedy: "take the value from the path or the query, or name the family without an instance".to_owned(),

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::expand::expand;
+use super::expand::{Defaults, expand};
 use super::fault::{Fault, Source};
 use super::instead;
 use super::nearest::{did_you_mean, listing, nearest};
@@ -187,6 +187,11 @@ impl<'t> Table<'t> {
     /// Changes its name in messages.
     pub fn rename(&mut self, what: String) {
         self.what = what;
+    }
+
+    /// Its name in messages.
+    pub fn name(&self) -> &str {
+        &self.what
     }
 
     /// Prefixes a message with the table's name.
@@ -374,10 +379,25 @@ impl<'t> Item<'t> {
 
     /// A string with its variables expanded.
     pub fn text(&self) -> Option<Text<'t>> {
+        self.expanded(Defaults::Allowed)
+    }
+
+    /// A secret, which may be empty: a string from the environment. In the file itself its readers would know it, so
+    /// that it is a fault there. `variable` is the one that the remedy names.
+    pub fn secret(&self, variable: &str) -> Option<Text<'t>> {
+        let text = self.expanded(Defaults::OnlyEmpty)?;
+        if !text.from_env && !text.value.is_empty() {
+            text.fault("must not be in the file", format!("write \"${{{variable}}}\", and set that variable"));
+            return None;
+        }
+        Some(text)
+    }
+
+    fn expanded(&self, defaults: Defaults) -> Option<Text<'t>> {
         let DeValue::String(raw) = self.value else {
             return self.wrong("a string", "put it in quotes");
         };
-        let (expanded, faults) = expand(raw, self.reader.env);
+        let (expanded, faults) = expand(raw, self.reader.env, defaults);
         for fault in &faults {
             let place = self.reader.within(&self.span, raw, fault.at.clone());
             self.reader.fault(place, format!("{}: {}", self.what, fault.message), fault.remedy.clone());
@@ -442,6 +462,15 @@ impl<'t> Item<'t> {
     /// Whether it is a whole number.
     pub fn is_integer(&self) -> bool {
         matches!(self.value, DeValue::Integer(_))
+    }
+
+    /// A number as it was written, without a fault if it is something else.
+    pub fn number(&self) -> Option<&str> {
+        match self.value {
+            DeValue::Integer(number) => Some(number.as_str()),
+            DeValue::Float(number) => Some(number.as_str()),
+            _ => None,
+        }
     }
 
     /// A duration such as `3m` in a range.
@@ -535,6 +564,12 @@ impl<'t> Text<'t> {
     /// A key of a table, which is never expanded.
     pub fn of_key(reader: &'t RulesReader<'t>, what: String, span: Range<usize>, key: &'t str) -> Text<'t> {
         Text { reader, what, span, raw: key, value: key.to_owned(), from_env: false }
+    }
+
+    /// Whether a variable in it has a default that is not empty.
+    pub fn has_default(&self) -> bool {
+        let defaults = self.raw.split(":-").skip(1);
+        self.from_env && defaults.into_iter().any(|rest| !rest.starts_with('}'))
     }
 
     /// Its value, unless a part of it comes from the environment and may be a secret.

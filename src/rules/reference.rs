@@ -15,6 +15,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use http::HeaderName;
+use serde::Serialize;
 use smallvec::SmallVec;
 
 use super::nearest::{did_you_mean, listing, nearest};
@@ -25,6 +27,7 @@ use crate::bearer::{BearerToken, TokenFault};
 use crate::http::target::{self, PathCase};
 use crate::key::{self, Callers, Identity};
 use crate::marks::Tag;
+use crate::secret::Secret;
 
 /// The names of all families and of the levels above them, each with its captures.
 #[derive(Debug, Default)]
@@ -124,6 +127,31 @@ impl FamilyNames {
         self.identities.iter().find(|(name, _)| name == family).map(|(_, identity)| identity)
     }
 
+    /// Whether the instance is the caller, whom a plain value can name: the digest of the value is made as that of a request.
+    fn is_claim(&self, family: &str, instance: &str) -> bool {
+        self.source(family, instance) == Some(&ReadSource::Identity)
+            && self.why_unnamed(family, instance).is_none()
+    }
+
+    /// Why no plain value names this instance; `None` if one does.
+    fn why_unnamed(&self, family: &str, instance: &str) -> Option<String> {
+        if self.source(family, instance) != Some(&ReadSource::Identity) {
+            return None;
+        }
+        let unstated = Identity::Unstated;
+        let identity = self.identity(family).unwrap_or(&unstated);
+        if !identity.is_one_claim() {
+            return Some(format!(
+                "its {instance} is the caller by identity = \"{identity}\", of which tags hold a digest: only a single claim \
+                 (\"jwt:sub\") can be named by a value"
+            ));
+        }
+        // Paths are folded, claims are not.
+        (self.case == PathCase::Insensitive).then(|| {
+            format!("its {instance} is the caller by identity = \"{identity}\", whose case counts, and paths here ignore case")
+        })
+    }
+
     /// The names of all instances, without duplicates, sorted.
     fn all_instances(&self) -> Vec<&str> {
         let mut all: Vec<&str> = self.known.keys().filter_map(|name| self.instances(name)).flatten().collect();
@@ -132,12 +160,11 @@ impl FamilyNames {
         all
     }
 
-    /// The families with an instance of this name that a value can name: not one that is a caller's digest.
+    /// The families with an instance of this name, and its place there.
     fn with_instance<'n>(&'n self, name: &'n str) -> impl Iterator<Item = (&'n str, usize)> {
         self.known.keys().filter_map(move |family| {
             let at = self.instances(family)?.iter().position(|known| *known == name)?;
-            let is_digest = self.source(family, name) == Some(&ReadSource::Identity);
-            (!is_digest).then_some((family.as_str(), at))
+            Some((family.as_str(), at))
         })
     }
 
@@ -148,7 +175,31 @@ impl FamilyNames {
 
 /// A checked reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reference(SmallVec<[ReferenceTarget; 1]>);
+pub struct Reference {
+    targets: SmallVec<[ReferenceTarget; 1]>,
+    left_out: Vec<LeftOut>,
+}
+
+impl From<SmallVec<[ReferenceTarget; 1]>> for Reference {
+    fn from(targets: SmallVec<[ReferenceTarget; 1]>) -> Reference {
+        Reference { targets, left_out: Vec::new() }
+    }
+}
+
+impl From<ReferenceTarget> for Reference {
+    fn from(target: ReferenceTarget) -> Reference {
+        Reference::from(SmallVec::from_elem(target, 1))
+    }
+}
+
+/// A family that has the instance meant, in which no plain value names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Its name.
+    pub family: String,
+    /// Why, as a sentence part: "its user_id is …".
+    pub why: String,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum ReferenceTarget {
@@ -173,6 +224,19 @@ enum InstancePart {
     Value(String),
     /// The values that the write has there.
     Of(WriteSource, PathCase),
+    /// The callers whose claim has this value, or one of these values.
+    Claim(Box<InstancePart>),
+}
+
+impl InstancePart {
+    /// Where it takes values from.
+    fn source(&self) -> Option<&WriteSource> {
+        match self {
+            InstancePart::Of(source, _) => Some(source),
+            InstancePart::Claim(part) => part.source(),
+            InstancePart::Any | InstancePart::Value(_) => None,
+        }
+    }
 }
 
 /// The tags of a reference for one write.
@@ -185,12 +249,12 @@ pub struct ReferencedTags {
 }
 
 /// The families in which an operator clears an instance, and its tags there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstanceEverywhere {
-    /// Its name, such as `user_id`.
-    pub name: String,
     pub families: Vec<String>,
     pub tags: Vec<Tag>,
+    /// The families that have the instance and are not cleared.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// Why a reference is invalid.
@@ -200,7 +264,8 @@ pub enum ReferenceFault {
     Unknown { message: String, remedy: String },
     /// It names a family, but not an instance that the family can have.
     Instance { message: String, remedy: String },
-    /// It names an instance with a value that the family's path cannot have there.
+    /// It names an instance with a value that the family's path cannot have there, or with a value where only the caller
+    /// is known.
     Value { message: String, remedy: String },
     /// The write path has no such capture.
     Capture { message: String, remedy: String },
@@ -237,7 +302,7 @@ impl Reference {
     /// so that every name is accepted.
     pub fn parse(text: &str, names: &FamilyNames, captures: Option<&[&str]>) -> Result<Reference, ReferenceFault> {
         if text == "*" {
-            return Ok(Reference(SmallVec::from_elem(ReferenceTarget::Everything, 1)));
+            return Ok(Reference::from(ReferenceTarget::Everything));
         }
         let has_capture = captures.is_some_and(|captures| captures.contains(&"identity"));
         if let Some(name) = text.strip_suffix(CALLER).filter(|name| !has_capture && !name.contains('{')) {
@@ -251,7 +316,7 @@ impl Reference {
                 let values: Vec<InstancePart> = parts.iter().map(|part| part.value.clone()).collect();
                 check_room(text, name, known, &values, names)?;
                 check_values(name, (known, names.case), rest.split(':').skip(1))?;
-                Ok(Reference(SmallVec::from_elem(instance(name, placed(name, parts, names)?), 1)))
+                Ok(Reference::from(instance(name, placed(name, parts, names)?)))
             }
             _ => match text.split_once(":{") {
                 Some((families, _)) if families.contains('*') => {
@@ -262,26 +327,47 @@ impl Reference {
         }
     }
 
-    /// The instance with this name and value in all families that have it, for an operator. `name` may be without its
-    /// `_id`. `Err`: the names that there are, nearest first.
-    pub fn everywhere(name: &str, value: &str, names: &FamilyNames) -> Result<InstanceEverywhere, Vec<String>> {
+    /// The instances with this name, or this name and `_id`, and with this value, in all families that have one, for an
+    /// operator. `secret` keys digests of callers. `Err`: the names that there are, nearest first.
+    pub fn everywhere(
+        name: &str,
+        value: &str,
+        names: &FamilyNames,
+        secret: Option<&Secret>,
+    ) -> Result<InstanceEverywhere, Vec<String>> {
+        let in_tag = instance::value(&folded(&value.replace('%', "%25"), names.case)).into_owned();
+        let mut found = InstanceEverywhere::default();
         let with_id = format!("{name}_id");
-        let found = [name, &with_id].into_iter().find(|name| names.with_instance(name).next().is_some());
-        let Some(found) = found else {
-            let all =
-                || names.all_instances().into_iter().filter(|name| names.with_instance(name).next().is_some());
-            let near: Vec<String> = nearest(name, all()).into_iter().map(str::to_owned).collect();
-            return Err(if near.is_empty() { all().map(str::to_owned).collect() } else { near });
-        };
-        let value = instance::value(&folded(&value.replace('%', "%25"), names.case)).into_owned();
-        let (mut families, mut tags) = (Vec::new(), Vec::new());
-        for (family, at) in names.with_instance(found) {
-            let mut parts = vec![None; at];
-            parts.push(Some(value.as_str()));
-            tags.push(instance::tag(family, &parts));
-            families.push(family.to_owned());
+        for (name, (family, at)) in
+            [name, &with_id].into_iter().flat_map(|name| names.with_instance(name).map(move |found| (name, found)))
+        {
+            if let Some(why) = names.why_unnamed(family, name) {
+                found.left_out.push(LeftOut { family: family.to_owned(), why });
+                continue;
+            }
+            let values = if names.is_claim(family, name) { in_tags(value, secret) } else { vec![in_tag.clone()] };
+            for value in values {
+                let mut parts = vec![None; at];
+                parts.push(Some(value.as_str()));
+                found.tags.push(instance::tag(family, &parts));
+            }
+            if !found.families.iter().any(|known| known == family) {
+                found.families.push(family.to_owned());
+            }
         }
-        Ok(InstanceEverywhere { name: found.to_owned(), families, tags })
+        found.families.sort_unstable();
+        if found.families.is_empty() && found.left_out.is_empty() {
+            let all = names.all_instances();
+            let near = nearest(name, all.iter().copied());
+            let near = if near.is_empty() { all } else { near };
+            return Err(near.into_iter().map(str::to_owned).collect());
+        }
+        Ok(found)
+    }
+
+    /// The families that it means and leaves out, since no value of a write names the instance there.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 
     /// Parses a reference in an operator's request: no captures, and the last value may contain `:`.
@@ -296,7 +382,7 @@ impl Reference {
             },
         };
         if text == "*" {
-            return Ok(Reference(SmallVec::from_elem(ReferenceTarget::Everything, 1)));
+            return Ok(Reference::from(ReferenceTarget::Everything));
         }
         match names.split(text) {
             Some((name, known, rest)) if !looks_like_glob(rest) => {
@@ -307,7 +393,22 @@ impl Reference {
                     .and_then(|()| check_below(name, &typed, names))
                     .and_then(|()| check_values(name, (known, names.case), typed.iter().copied()))
                     .map_err(unknown)?;
-                Ok(Reference(SmallVec::from_elem(instance(name, parts), 1)))
+                let have = names.instances(name).unwrap_or_default();
+                let part = |(at, part): (usize, InstancePart)| {
+                    let instance = have.get(at).copied().unwrap_or_default();
+                    match (part, names.why_unnamed(name, instance)) {
+                        (InstancePart::Value(_), Some(why)) => Err(ReferenceFault::Value {
+                            message: format!("{:?} names nothing in {name:?}: {why}", typed[at]),
+                            remedy: format!("POST /cache/clear/{name} purges all of the family"),
+                        }),
+                        (part @ InstancePart::Value(_), None) if names.is_claim(name, instance) => {
+                            Ok(InstancePart::Claim(Box::new(part)))
+                        }
+                        (part, _) => Ok(part),
+                    }
+                };
+                let parts: Result<Vec<InstancePart>, _> = parts.into_iter().enumerate().map(part).collect();
+                Ok(Reference::from(instance(name, parts.map_err(unknown)?)))
             }
             _ => glob(text, names).map_err(unknown),
         }
@@ -320,24 +421,29 @@ impl Reference {
         write: WriteValues<'_>,
         found: &mut ReferencedTags,
     ) {
-        self.0.iter().for_each(|target| target.add_tags(value_of, write, found));
+        self.targets.iter().for_each(|target| target.add_tags(value_of, write, found));
+    }
+
+    /// The request fields that it takes values from.
+    pub fn fields(&self) -> impl Iterator<Item = &HeaderName> {
+        self.sources().filter_map(|source| match source {
+            WriteSource::Header(name) => Some(name),
+            _ => None,
+        })
     }
 
     /// Where it takes the values of instances from.
     pub fn sources(&self) -> impl Iterator<Item = &WriteSource> {
-        let parts = self.0.iter().flat_map(|target| match target {
+        let parts = self.targets.iter().flat_map(|target| match target {
             ReferenceTarget::Instance { parts, .. } => parts.as_slice(),
             _ => &[],
         });
-        parts.filter_map(|part| match part {
-            InstancePart::Of(source, _) => Some(source),
-            InstancePart::Any | InstancePart::Value(_) => None,
-        })
+        parts.filter_map(InstancePart::source)
     }
 
     /// Why this bearer token does not identify a caller whom it names.
     pub fn fault_of_caller(&self, bearer: &BearerToken) -> Option<TokenFault> {
-        self.0.iter().find_map(|target| match target {
+        self.targets.iter().find_map(|target| match target {
             ReferenceTarget::CallerIdentity { identity, .. } => identity.fault_of(bearer),
             _ => None,
         })
@@ -345,19 +451,19 @@ impl Reference {
 
     /// Whether it names entries of single callers in this family.
     pub fn names_callers_of(&self, name: &str) -> bool {
-        self.0
+        self.targets
             .iter()
             .any(|target| matches!(target, ReferenceTarget::CallerIdentity { family, .. } if family == name))
     }
 
     /// Whether it can invalidate an entry with these family tags (levels and family).
     pub fn reaches(&self, levels: &[Tag]) -> bool {
-        self.0.iter().any(|target| target.reaches(levels))
+        self.targets.iter().any(|target| target.reaches(levels))
     }
 
     /// The same for the entry with these captures, which may be another instance.
     pub fn reaches_instance(&self, levels: &[Tag], captures: &[String]) -> bool {
-        self.0.iter().any(|target| target.reaches(levels) && target.is_instance(captures))
+        self.targets.iter().any(|target| target.reaches(levels) && target.is_instance(captures))
     }
 }
 
@@ -379,7 +485,7 @@ impl ReferenceTarget {
         let ReferenceTarget::Instance { parts, .. } = self else { return true };
         parts.iter().zip(captures).all(|(part, capture)| match part {
             InstancePart::Value(value) => *value == *instance::value(capture),
-            InstancePart::Any | InstancePart::Of(..) => true,
+            InstancePart::Any | InstancePart::Of(..) | InstancePart::Claim(_) => true,
         })
     }
 
@@ -447,22 +553,59 @@ fn choices<'p, 'v>(
     value_of: &dyn Fn(&str) -> Option<&'v str>,
     write: WriteValues<'_>,
 ) -> Result<Vec<Vec<Option<String>>>, (&'p WriteSource, Unresolved)> {
-    let (mut choices, mut count) = (Vec::with_capacity(parts.len()), 1_usize);
+    let (mut choices, mut count) = (Vec::<Vec<Option<String>>>::with_capacity(parts.len()), 1_usize);
     for part in parts {
         choices.push(match part {
             InstancePart::Any => vec![None],
             InstancePart::Value(value) => vec![Some(value.clone())],
             InstancePart::Of(source, case) => {
                 let values = source.values(value_of, write, *case).map_err(|why| (source, why))?;
-                count = count.saturating_mul(values.len());
-                if count > instance::TAGS {
-                    return Err((source, Unresolved::TooMany));
-                }
                 values.into_iter().map(Some).collect()
             }
+            InstancePart::Claim(part) => callers_of(part, value_of, write)?.into_iter().map(Some).collect(),
         });
+        count = count.saturating_mul(choices.last().map_or(1, Vec::len));
+        if count > instance::TAGS
+            && let Some(source) = part.source()
+        {
+            return Err((source, Unresolved::TooMany));
+        }
     }
     Ok(choices)
+}
+
+/// The callers whose claim has one of the values of a part, as written in tags.
+fn callers_of<'p, 'v>(
+    part: &'p InstancePart,
+    value_of: &dyn Fn(&str) -> Option<&'v str>,
+    write: WriteValues<'_>,
+) -> Result<Vec<String>, (&'p WriteSource, Unresolved)> {
+    let CallerIdentity::Known { secret, .. } = write.caller else {
+        // Nothing keys the digest.
+        return part.source().map_or(Ok(Vec::new()), |source| Err((source, Unresolved::Missing)));
+    };
+    let values = match part {
+        // Claims are compared by case.
+        InstancePart::Of(source, _) => {
+            let values = source.values(value_of, write, PathCase::Sensitive).map_err(|why| (source, why))?;
+            // A hash of the value, from which the value is not known.
+            if values.iter().any(|value| value.starts_with('~')) {
+                return Err((source, Unresolved::TooLong));
+            }
+            values
+        }
+        InstancePart::Value(value) => vec![value.clone()],
+        InstancePart::Any | InstancePart::Claim(_) => Vec::new(),
+    };
+    // No claim has a value that is not UTF-8.
+    let values = values.iter().filter_map(|value| String::from_utf8(instance::decoded(value)).ok());
+    Ok(values.flat_map(|value| in_tags(&value, secret)).collect())
+}
+
+/// The callers whose claim has this plain value, as written in tags.
+fn in_tags(value: &str, secret: Option<&Secret>) -> Vec<String> {
+    let callers = key::callers_of_claim(value, secret);
+    callers.iter().map(|caller| instance::decoded_value(caller.as_bytes())).collect()
 }
 
 impl KnownName {
@@ -552,7 +695,7 @@ fn placed(
     for (index, WrittenPart { value, name }) in parts.into_iter().enumerate() {
         let source = match &value {
             InstancePart::Of(source, _) => Some(source.clone()),
-            InstancePart::Any | InstancePart::Value(_) => None,
+            _ => None,
         };
         let is_by_order = name.is_none()
             && (source.is_none()
@@ -622,27 +765,41 @@ fn of_family(
             );
             Err(ReferenceFault::Instance { message, remedy })
         }
-        (InstancePart::Of(..) | InstancePart::Value(_), true) => {
-            let message =
-                format!("the instance {instance:?} of {family:?} is the caller, whose digest no write names");
+        (value @ (InstancePart::Of(..) | InstancePart::Value(_)), true) => {
+            let Some(why) = names.why_unnamed(family, instance) else {
+                // It is in the form of tags, which holds no longer value than its hash.
+                let is_hash = matches!(&value, InstancePart::Value(value) if value.starts_with('~'));
+                return if is_hash {
+                    Err(too_long(family, instance))
+                } else {
+                    Ok(InstancePart::Claim(Box::new(value)))
+                };
+            };
+            let message = format!("no value names an instance {instance:?} of {family:?}: {why}");
             let remedy = format!(
                 "write {{{instance}=identity}}, or take the instance from a field: {instance} = \"header:x-user-id\""
             );
-            Err(ReferenceFault::Instance { message, remedy })
+            Err(ReferenceFault::Value { message, remedy })
         }
         (value, _) => Ok(value),
     }
 }
 
-/// The named instances in all families that match the glob and have them. `parts`: `{user_id}:{…}`.
+fn too_long(family: &str, instance: &str) -> ReferenceFault {
+    let message = format!("the value of {instance:?} of {family:?} is too long to be compared with a claim");
+    ReferenceFault::Value { message, remedy: format!("write {family:?} for all of the family") }
+}
+
+/// The named instances in all families that match the glob and have them. A family in which no value names one is left out.
+/// `parts`: `{user_id}:{…}`.
 fn everywhere(
     families: &str,
     parts: &str,
     captures: Option<&[&str]>,
     names: &FamilyNames,
 ) -> Result<Reference, ReferenceFault> {
-    let mut found = SmallVec::new();
-    let mut meant = Vec::new();
+    let mut found = SmallVec::<[ReferenceTarget; 1]>::new();
+    let (mut meant, mut left_out) = (Vec::new(), Vec::new());
     for part in parts.split(':') {
         let WrittenPart { value, name } = read_part(part, captures, names.case)?;
         let InstancePart::Of(source, _) = &value else {
@@ -658,10 +815,21 @@ fn everywhere(
             meant.iter().map(|(name, _)| have.iter().position(|known| known == name)).collect();
         let Some(at) = at else { continue };
         let mut placed = vec![InstancePart::Any; have.len()];
+        let is_plain = |value: &InstancePart| !matches!(value, InstancePart::Of(WriteSource::Identity(_), _));
+        let plain = meant.iter().filter(|(_, value)| is_plain(value));
+        if let Some(why) = plain.filter_map(|(name, _)| names.why_unnamed(family, name)).next() {
+            left_out.push(LeftOut { family: family.to_owned(), why });
+            continue;
+        }
         for (at, (name, value)) in at.into_iter().zip(&meant) {
             placed[at] = of_family(family, value.clone(), name, names)?;
         }
         found.push(instance(family, placed));
+    }
+    if let (true, Some(LeftOut { family, why })) = (found.is_empty(), left_out.first()) {
+        let message = format!("no value names such an instance of {family:?}: {why}");
+        let remedy = "write {name=identity} for the write's caller, or name the whole family".to_owned();
+        return Err(ReferenceFault::Value { message, remedy });
     }
     if found.is_empty() {
         let wanted: Vec<&str> = meant.iter().map(|(name, _)| name.as_str()).collect();
@@ -671,7 +839,7 @@ fn everywhere(
         let remedy = did_you_mean(&near, || format!("instances here: {}", listing(all.iter().copied())));
         return Err(ReferenceFault::Instance { message, remedy });
     }
-    Ok(Reference(found))
+    Ok(Reference { targets: found, left_out })
 }
 
 /// The fault of a part that is neither a capture nor another source.
@@ -756,7 +924,7 @@ fn of_caller(name: &str, names: &FamilyNames) -> Result<Reference, ReferenceFaul
             format!("write {name:?} for all of it, or give the family an identity such as \"cookie:sid\"");
         return Err(ReferenceFault::Instance { message, remedy });
     }
-    Ok(Reference(meant))
+    Ok(Reference::from(meant))
 }
 
 /// Rejects `user:7:settings` for a family `user` if there is a family `user:settings`: it is no value of `user`. A
@@ -815,7 +983,9 @@ fn glob(text: &str, names: &FamilyNames) -> Result<Reference, ReferenceFault> {
     }
     let is_above = |above: &str, name: &str| name.strip_prefix(above).is_some_and(|rest| rest.starts_with(':'));
     let topmost = found.iter().filter(|name| !found.iter().any(|above| is_above(above, name)));
-    Ok(Reference(topmost.map(|name| ReferenceTarget::Whole(Tag::family(name))).collect()))
+    let targets: SmallVec<[ReferenceTarget; 1]> =
+        topmost.map(|name| ReferenceTarget::Whole(Tag::family(name))).collect();
+    Ok(Reference::from(targets))
 }
 
 fn unknown(text: &str, names: &FamilyNames) -> ReferenceFault {

@@ -53,6 +53,12 @@ fn refuse_stale(table: &mut Table<'_>) {
             "remove one of the two",
         );
     }
+    if let Some(item) = table.item("adaptive_ttl") {
+        item.fault(
+            "has no effect beside revalidate = \"always\": each use is validated, however long the response is fresh",
+            "remove one of the two",
+        );
+    }
     let fleet = |item: &Item<'_>| item.text().is_some_and(|text| text.value == "fleet");
     if let Some(collapse) = table.item("collapse").filter(fleet) {
         collapse.fault(

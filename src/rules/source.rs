@@ -224,6 +224,8 @@ pub enum Unresolved {
     WrongType,
     #[error("it names too many values")]
     TooMany,
+    #[error("the value is too long to be compared with a claim")]
+    TooLong,
     #[error("the content is not known")]
     NotReceived,
     #[error("there is no content")]

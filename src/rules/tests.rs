@@ -649,10 +649,10 @@ fn hita_is_routed_as_documented() {
 #[test]
 fn operators_resolve_families_and_instances() {
     let rules = hita();
-    assert_eq!(texts(&rules.resolve("user_details:5779356081").unwrap()), ["user_details:5779356081"]);
-    assert_eq!(texts(&rules.resolve("user*").unwrap()), ["user_details", "user_list", "user_stats"]);
-    assert_eq!(texts(&rules.resolve("*").unwrap()), ["*"]);
-    assert_eq!(rules.resolve("user_detail").unwrap_err().nearest, ["user_details"]);
+    assert_eq!(texts(&rules.resolve("user_details:5779356081", None).unwrap()), ["user_details:5779356081"]);
+    assert_eq!(texts(&rules.resolve("user*", None).unwrap()), ["user_details", "user_list", "user_stats"]);
+    assert_eq!(texts(&rules.resolve("*", None).unwrap()), ["*"]);
+    assert_eq!(rules.resolve("user_detail", None).unwrap_err().nearest, ["user_details"]);
 }
 
 proptest! {
@@ -660,7 +660,7 @@ proptest! {
     fn an_instance_that_an_operator_copies_from_a_label_is_the_same(id in "[a-zA-Z0-9:*~%{}@ -]{1,20}") {
         let rules = families(&[("f", "/(?<id>.+)")]);
         let RouteMatch { family, captures } = rules.route(&Method::GET, &format!("/{id}")).unwrap();
-        let tags = rules.resolve(&family.label(&captures, &InstanceValues::new())).unwrap();
+        let tags = rules.resolve(&family.label(&captures, &InstanceValues::new()), None).unwrap();
         prop_assert!(family.tags(&captures).contains(&tags[0]));
     }
 
@@ -669,7 +669,7 @@ proptest! {
         let rules = hita();
         let _ = rules.route(&Method::GET, &path);
         let _ = rules.invalidated_by(&Method::POST, &path);
-        let _ = rules.resolve(&path);
+        let _ = rules.resolve(&path, None);
     }
 }
 

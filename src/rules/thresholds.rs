@@ -1,5 +1,6 @@
 //! Thresholds of alerts: `[alerts]`, and `alerts` of a family.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -70,8 +71,43 @@ impl FamilyThresholds {
     }
 }
 
+/// As in the rules file, for people: `hit_rate 50%, error_rate off`; empty if it says nothing.
+impl fmt::Display for FamilyThresholds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [self.hit_rate, self.error_rate, self.hit_latency.map(|time| time.map(|it| it.as_secs_f64()))];
+        if all == [Some(None); 3] {
+            return f.write_str("off");
+        }
+        let percent = |part: f64| format!("{}%", (part * 1000.0).round() / 10.0);
+        let parts = [
+            ("hit_rate", self.hit_rate.map(|rate| rate.map(percent))),
+            ("error_rate", self.error_rate.map(|rate| rate.map(percent))),
+            ("hit_latency", self.hit_latency.map(|it| it.map(|it| humantime::format_duration(it).to_string()))),
+        ];
+        let stated = parts.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        for (at, (name, value)) in stated.enumerate() {
+            write!(f, "{}{name} {}", if at == 0 { "" } else { ", " }, value.as_deref().unwrap_or("off"))?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Thresholds> for FamilyThresholds {
+    fn from(all: Thresholds) -> FamilyThresholds {
+        FamilyThresholds {
+            hit_rate: Some(all.hit_rate),
+            error_rate: Some(all.error_rate),
+            hit_latency: Some(all.hit_latency),
+        }
+    }
+}
+
 /// `"off"`, which is the inner `None`, or a value.
 pub fn or_off<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> Option<Option<T>> {
+    if item.is_boolean() {
+        item.fault("is true or false", "write \"off\" for no alert; remove it for the default");
+        return None;
+    }
     match item.word() {
         Some("off") => Some(None),
         _ => read(item).map(Some),
@@ -80,12 +116,20 @@ pub fn or_off<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> 
 
 /// `"70%"`, as a part of 1.
 pub fn percent(item: &Item<'_>) -> Option<f64> {
+    if let Some(number) = item.number() {
+        item.fault("is a number without its unit", format!("write {:?}", format!("{number}%")));
+        return None;
+    }
     let text = item.filled()?;
     let number = text.value.trim().strip_suffix('%').and_then(|digits| digits.trim().parse::<f64>().ok());
     match number.filter(|percent| (0.0..=100.0).contains(percent)) {
         Some(percent) => Some(percent / 100.0),
         None => {
-            text.fault(format_args!("{:?} is not a percentage", text.raw), "write \"0%\" to \"100%\", or \"off\"");
+            let remedy = match text.raw.trim().parse::<f64>() {
+                Ok(number) if (0.0..=100.0).contains(&number) => format!("write {:?}", format!("{number}%")),
+                _ => "write \"0%\" to \"100%\", or \"off\"".to_owned(),
+            };
+            text.fault(format_args!("{:?} is not a percentage", text.raw), remedy);
             None
         }
     }

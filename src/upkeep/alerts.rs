@@ -104,6 +104,8 @@ pub struct Alert {
     pub raised: String,
     /// RFC 3339; null while it is raised.
     pub cleared: Option<String>,
+    /// `recovered`, `too few requests` (the last value stays) or `not watched any more`; null while it is raised.
+    pub cleared_because: Option<&'static str>,
     /// What to do.
     pub what_to_do: &'static str,
 }
@@ -133,7 +135,12 @@ impl Alerts {
             self.states.insert(reading.subject, state);
         }
         // What is no longer watched: its family or its threshold is gone.
-        changes.extend(earlier.into_values().filter_map(|state| state.raised).map(|alert| alert.clear(now)));
+        changes.extend(
+            earlier
+                .into_values()
+                .filter_map(|state| state.raised)
+                .map(|alert| alert.clear(now, "not watched any more")),
+        );
         let cleared = changes.iter().filter(|alert| alert.cleared.is_some());
         self.cleared.extend(cleared.cloned());
         let surplus = self.cleared.len().saturating_sub(CLEARED);
@@ -171,7 +178,8 @@ impl State {
         }
         self.in_a_row = 0;
         match self.raised.take() {
-            Some(alert) => Some(alert.clear(now)),
+            Some(alert) if reading.value.is_some() => Some(alert.clear(now, "recovered")),
+            Some(alert) => Some(alert.clear(now, "too few requests")),
             None => {
                 let alert = Alert::new(reading, now);
                 self.raised = Some(alert.clone());
@@ -189,6 +197,7 @@ impl Alert {
             threshold: watched.text(reading.threshold),
             raised: time(now),
             cleared: None,
+            cleared_because: None,
             what_to_do: match watched {
                 Watched::HitRate => {
                     "GET /cache/families says which family misses most, and larder explain why; a longer ttl or fewer \
@@ -210,8 +219,8 @@ impl Alert {
         }
     }
 
-    fn clear(self, now: SystemTime) -> Alert {
-        Alert { cleared: Some(time(now)), ..self }
+    fn clear(self, now: SystemTime, because: &'static str) -> Alert {
+        Alert { cleared: Some(time(now)), cleared_because: Some(because), ..self }
     }
 }
 

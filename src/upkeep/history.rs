@@ -242,6 +242,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
+    use crate::outcome::Outcome;
 
     fn sample(metrics: &Metrics) -> Sample {
         let one = |name: &str| (name.to_owned(), Counts::new(&metrics.family(name), metrics.invalidations(name)));
@@ -249,7 +250,8 @@ mod tests {
     }
 
     fn answer(metrics: &Metrics, kind: OutcomeKind, status: StatusCode, times: u64) {
-        (0..times).for_each(|_| metrics.family("a").answered(kind, status, Duration::from_millis(2)));
+        let outcome = Outcome { kind, ..Outcome::hit(1) };
+        (0..times).for_each(|_| metrics.family("a").answered(&outcome, status, Duration::from_millis(2)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! A read is known by its host, path and query alone. Reads of one caller are not counted ([`super::hot`]).
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -49,8 +50,13 @@ pub fn ranked(found: Vec<(String, u64)>) -> Vec<String> {
         *sum = sum.saturating_add(hits);
     }
     let mut reads: Vec<(String, u64)> = sums.into_iter().collect();
-    reads.sort_by(|(a, hits_a), (b, hits_b)| hits_b.cmp(hits_a).then_with(|| a.cmp(b)));
+    reads.sort_unstable_by(by_hits);
     reads.into_iter().map(|(read, _)| read).collect()
+}
+
+/// Most hits first; equal ones by name, so that the order is always the same.
+fn by_hits((a, hits_a): &(String, u64), (b, hits_b): &(String, u64)) -> Ordering {
+    hits_b.cmp(hits_a).then_with(|| a.cmp(b))
 }
 
 /// Reads by the hour in memory, where there is no Redis.
@@ -66,10 +72,10 @@ impl HourlyReads {
             *of_hour.entry(read.clone()).or_default() += u64::from(*hits);
         }
         if of_hour.len() > KEPT {
-            let mut counts: Vec<u64> = of_hour.values().copied().collect();
-            counts.sort_unstable_by_key(|hits| std::cmp::Reverse(*hits));
-            let least = counts[KEPT - 1];
-            of_hour.retain(|_, hits| *hits > least);
+            let mut ranked: Vec<(String, u64)> = std::mem::take(of_hour).into_iter().collect();
+            ranked.sort_unstable_by(by_hits);
+            ranked.truncate(KEPT);
+            of_hour.extend(ranked);
         }
         while hours.first_key_value().is_some_and(|(first, _)| *first + DAYS * 24 < hour) {
             hours.pop_first();
@@ -130,6 +136,22 @@ mod tests {
         let hours = reads.lock();
         assert!(hours.len() as u64 <= DAYS * 24 + 1, "{}", hours.len());
         assert!(hours.values().all(|reads| reads.len() <= KEPT));
+    }
+
+    #[test]
+    fn of_more_reads_with_equal_hits_as_many_as_are_kept_remain() {
+        let kept = || {
+            let reads = HourlyReads::default();
+            let hits = |names: std::ops::Range<usize>, hits| -> Vec<_> {
+                names.map(|n| (format!("h /{n:03}"), hits)).collect()
+            };
+            reads.add(7, &hits(0..400, 1));
+            reads.add(7, &hits(900..901, 2));
+            ranked(reads.hits_in(&[7]))
+        };
+        let names = kept();
+        assert_eq!((names.len(), &*names[0], &*names[1], &*names[299]), (KEPT, "h /900", "h /000", "h /298"));
+        assert_eq!(kept(), names);
     }
 
     #[test]

@@ -28,6 +28,17 @@ impl FamilyOwners {
         ends.filter_map(|end| self.0.get(&text[..end])).next_back().map(String::as_str)
     }
 
+    /// The families of which an invalidation of this tag invalidates entries: all, those below a level, or that of an instance.
+    pub fn reached<'n>(&'n self, tag: &Tag) -> Vec<&'n str> {
+        let text = tag.as_str();
+        let is_below = |name: &&String| {
+            *tag == Tag::root()
+                || name.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        };
+        let below: Vec<&str> = self.0.iter().filter(is_below).map(String::as_str).collect();
+        if below.is_empty() { self.owner(text).into_iter().collect() } else { below }
+    }
+
     /// The family of an entry by its label, the readable part of its name in Redis; `-` is none.
     pub fn of_label<'n>(&'n self, label: &str) -> &'n str {
         match label {
@@ -59,6 +70,22 @@ mod tests {
 
     fn names() -> FamilyOwners {
         ["booking", "booking:stats", "user_details"].map(str::to_owned).into_iter().collect()
+    }
+
+    #[test]
+    fn an_invalidation_reaches_the_families_below_its_tag_or_that_of_its_instance() {
+        let rows: [(Tag, &[&str]); 4] = [
+            (Tag::root(), &["booking", "booking:stats", "user_details"]),
+            (Tag::family("booking"), &["booking", "booking:stats"]),
+            (Tag::family("booking:stats"), &["booking:stats"]),
+            (Tag::family("user_details:42"), &["user_details"]),
+        ];
+        for (tag, expected) in rows {
+            let names = names();
+            let mut reached = names.reached(&tag);
+            reached.sort_unstable();
+            assert_eq!(reached, expected, "{tag}");
+        }
     }
 
     #[test]

@@ -148,6 +148,7 @@ impl Upstream {
             // RFC 9110 §10.1.1: no 100-continue expectation without content.
             headers.remove(header::EXPECT);
         }
+        set_length(&mut headers, &body);
         if let RequestBody::Client(body) = &mut body
             && body.rate.is_none()
         {
@@ -364,6 +365,19 @@ fn fault_of(response: &mut Response<Incoming>, ending: Ending, upgrades: bool) -
     // RFC 9110 §15.2.2
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     (switches && !upgrades).then_some("it switches to a protocol that was not requested")
+}
+
+/// `Content-Length` states what is sent and nothing else: upstream would take the beginning of the next request for the rest of the
+/// content. The content that a client streams has the framing that the client gave it.
+fn set_length(headers: &mut HeaderMap, body: &RequestBody) {
+    let length = match body {
+        RequestBody::Client(_) => return,
+        RequestBody::Empty => 0,
+        RequestBody::Whole(content) => content.len(),
+    };
+    if length > 0 || headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
 }
 
 /// Least length of a request, bytes.

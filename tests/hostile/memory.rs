@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::attack;
 use crate::others::{self, Others};
-use crate::support::{Larder, Plan, Reply, Upstream};
+use crate::support::{Gate, Larder, Plan, Reply, Upstream};
 
 const MIB: u64 = 1 << 20;
 
@@ -109,6 +109,54 @@ fn ten_times_the_capacity_streamed_takes_no_more_memory_than_the_capacity_allows
     });
     others.end().was_answered();
     assert!(resident(&larder) < allowed(CAPACITY), "{}", resident(&larder));
+}
+
+#[test]
+fn unfinished_answers_to_writes_that_are_to_be_stored_take_no_more_than_their_share() {
+    const CAPACITY: u64 = 128 * MIB;
+    const WRITES: usize = 50;
+    const LARGE: u64 = 7 * MIB;
+    let (upstream, gate) = (Upstream::start(), Gate::new());
+    let large = || Reply::filled(LARGE).cached("max-age=600");
+    // Of writes to one path that overlap, none is to be stored.
+    let targets: Vec<String> = (0..WRITES).map(|n| format!("/w/{n}")).collect();
+    targets.iter().for_each(|target| upstream.on(target, large().chunked().pause_after(LARGE - 1, &gate)));
+    ["/w/own", "/t/1", "/t/2"].iter().for_each(|target| upstream.on(target, large()));
+    let rules = "[log]\naccess = false\n[memory]\ncapacity = \"128MiB\"\n[[family]]\nname = \"w\"\n\
+                 path = '/w/(?<id>\\w+)'\nttl = \"1h\"\nwrite_through = true\n";
+    let larder = Plan::new(&upstream.url()).rules(&format!("{rules}{}", others::RULES)).start();
+    let others = Others::start(&larder);
+    let put = |target: &String| {
+        let request = format!("PUT {target} HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n");
+        attack::open(1, larder.address, request.as_bytes())
+    };
+    // They read what there is, so that all of it has passed.
+    let held: Vec<TcpStream> = thread::scope(|scope| {
+        let read = |mut stream: TcpStream| {
+            let mut left = LARGE - 1;
+            while left > 0 {
+                let length = std::io::copy(&mut (&mut stream).take(left), &mut std::io::sink()).unwrap();
+                assert!(length > 0);
+                left -= length;
+            }
+            stream
+        };
+        let readers: Vec<_> =
+            targets.iter().flat_map(put).map(|stream| scope.spawn(move || read(stream))).collect();
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+    });
+    assert_eq!(held.len(), WRITES);
+    others.go_on(100);
+    assert!(resident(&larder) < allowed(CAPACITY) - CAPACITY / 2, "{} MiB", resident(&larder) / MIB);
+    // Misses of others are stored, and their writes.
+    for target in ["/t/1", "/t/2"] {
+        assert_eq!(larder.get(target).has_status(200).shows("stored").body.len() as u64, LARGE);
+        larder.get(target).has_status(200).shows("hit");
+    }
+    assert_eq!(larder.write("PUT", "/w/own").has_status(200).body.len() as u64, LARGE);
+    larder.get("/w/own").has_status(200).shows("hit");
+    others.end().was_answered();
+    gate.open();
 }
 
 #[test]

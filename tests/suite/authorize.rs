@@ -76,6 +76,8 @@ on_both_tiers! {
     stale_responses_conditions_ranges_and_heads_are_for_the_authorized_alone,
     a_query_of_an_unauthorized_caller_keeps_its_content,
     an_identity_beside_it_keeps_callers_apart,
+    credentials_that_the_identity_does_not_name_make_a_request_private,
+    a_logout_counts_in_another_spelling_of_the_scheme,
     clients_are_told_that_shared_caches_must_not_store_it,
     upgrades_ask_nobody,
     explain_says_what_the_api_is_asked_and_what_it_said,
@@ -436,6 +438,30 @@ fn a_query_of_an_unauthorized_caller_keeps_its_content(tier: Tier) {
     query(EVE).shows("detail=unauthorized").has_status(401);
     assert_eq!(site.upstream.last("QUERY /search").body, b"q=1");
     assert_eq!(site.upstream.last("GET /auth/check").body, b"");
+}
+
+fn credentials_that_the_identity_does_not_name_make_a_request_private(tier: Tier) {
+    let (site, rights) = site(tier);
+    for credential in ["sid=1", "Bearer ann", "Bearer bob"] {
+        rights.give(credential);
+    }
+    let own = |token: &str| get(&site, "/own", ("Cookie", "sid=1")).header("Authorization", token).send();
+    own("Bearer ann").hides("stored").carries("/own #1");
+    own("Bearer bob").hides("hit").carries("/own #2");
+    get(&site, "/own", ("Cookie", "sid=1")).send().shows("stored").carries("/own #3");
+    own("Bearer ann").hides("hit").carries("/own #4");
+    // Cookies beside the identity's are part of the key.
+    get(&site, "/own", ("Cookie", "sid=1; user=2")).send().hides("hit").carries("/own #5");
+}
+
+fn a_logout_counts_in_another_spelling_of_the_scheme(tier: Tier) {
+    let (site, rights) = site(tier);
+    rights.give("bearer  ann");
+    get(&site, "/stats", ("Authorization", "bearer  ann")).send().shows("stored");
+    get(&site, "/stats", ("Authorization", "bearer  ann")).send().shows("hit");
+    rights.take("bearer  ann");
+    site.call("POST", "/logout").header("Authorization", "Bearer ann").send().has_status(200);
+    get(&site, "/stats", ("Authorization", "bearer  ann")).send().shows("detail=unauthorized").has_status(401);
 }
 
 fn an_identity_beside_it_keeps_callers_apart(tier: Tier) {

@@ -49,6 +49,13 @@ path = '/rooms/(?<room>[^/]+)'
 ttl = "60s"
 instance = { date = "query:date" }
 
+[[family]]
+name = "found"
+path = '/found'
+methods = ["QUERY", "POST"]
+ttl = "1h"
+instance = { date = "query:date" }
+
 [invalidate]
 '/by/query' = ["availability:{query.date}"]
 '/by/other/query' = ["availability:{date=query.on}"]
@@ -79,6 +86,7 @@ on_both_tiers! {
     one_reference_names_an_instance_of_all_families_that_have_it,
     operators_clear_an_instance_of_all_families_that_have_it,
     spellings_of_one_number_in_paths_queries_and_content_are_one_instance,
+    a_caller_who_is_known_by_a_cookie_is_not_cleared_by_a_value,
     a_rule_does_not_apply_to_its_exceptions,
     a_family_that_lacks_a_value_is_logged,
 }
@@ -146,6 +154,13 @@ fn a_read_with_too_many_values_is_not_stored(tier: Tier) {
         site.get(&target).shows("fwd=bypass; detail=many-instances").hides("stored");
     }
     assert_eq!(site.upstream.count(&format!("GET {target}")), 2);
+    // What is part of the key is sent too.
+    let target = format!("/found?{}", dates.join("&"));
+    for method in ["QUERY", "POST"] {
+        let call = site.call(method, &target).header("Content-Type", "text/plain").body("what");
+        call.send().has_status(200).shows("detail=many-instances");
+        assert_eq!(site.upstream.last(&format!("{method} {target}")).body, b"what");
+    }
 }
 
 fn a_write_invalidates_the_reads_with_its_value_of_a_field(tier: Tier) {
@@ -353,6 +368,20 @@ fn operators_clear_an_instance_of_all_families_that_have_it(tier: Tier) {
     let unknown = site.larder.admin_post("/cache/instances/usr/7/clear").has_status(404).json();
     assert!(unknown["what_to_do"].as_str().unwrap().contains("user_id"), "{unknown}");
     site.larder.admin_post("/cache/clear/nothing/7").has_status(404);
+}
+
+fn a_caller_who_is_known_by_a_cookie_is_not_cleared_by_a_value(tier: Tier) {
+    let rules = RULES.replace("caller = \"identity\"", "user_id = \"identity\"").replace("{caller=", "{user_id=");
+    let site = Site::start(tier, &rules);
+    // A family of the name, and all families with the instance.
+    let cleared = site.larder.admin_post("/cache/clear/user/7").has_status(200).json();
+    assert_eq!(cleared["families"], json!(["posts", "user"]), "{cleared}");
+    assert_eq!(cleared["left_out"][0]["family"], "mine", "{cleared}");
+    assert_eq!(cleared["message"], "Cache cleared for user 7", "{cleared}");
+    let refused = site.larder.admin_post("/cache/clear/mine/7").has_status(404).json();
+    assert!(refused["what_to_do"].as_str().unwrap().contains("POST /cache/clear/mine"), "{refused}");
+    let told = larder(Some(&rules), &["check"]).stdout;
+    assert!(told.contains("\"*:{user_id}\" does not invalidate mine"), "{told}");
 }
 
 fn a_rule_does_not_apply_to_its_exceptions(tier: Tier) {

@@ -31,6 +31,7 @@ on_both_tiers! {
     treebeard_serves_stale_plans_while_the_database_is_slow,
     lexikon_keeps_the_entries_of_a_caller_whose_token_rotates,
     lexikon_writes_through_and_never_caches_secrets,
+    lexikon_clears_everything_of_a_user,
 }
 
 /// The host that the rules name for warming.
@@ -274,6 +275,7 @@ fn treebeard_warms_caches_nulls_and_invalidates_by_tag(tier: Tier) {
     // With the fields of the warming requests: the responses say no Vary, so that any request finds them.
     eventually("the catalog is warm", || system.get("/plans/200").is("hit"));
     system.get("/plans/1").shows("hit");
+    system.get_as("anybody", "/plans/1").shows("hit");
     let report = system.larder.admin_get("/cache/warm").has_status(200).json();
     assert!(report.to_string().contains("200") || report.to_string().contains("201"), "{report}");
     // Null caching.
@@ -282,10 +284,12 @@ fn treebeard_warms_caches_nulls_and_invalidates_by_tag(tier: Tier) {
     assert!((1..=60).contains(&missing.ttl()), "60 seconds: {}", missing.ttl());
     // Tags: plans with even numbers are in TX.
     system.send("POST", "/regions/TX/tariffs", "", &json!({ "cents": 99 })).has_status(200);
-    assert_eq!(system.get("/plans/2").shows("detail=invalidated").json()["cents"], 99);
-    system.get("/plans/1").shows("hit");
+    assert_eq!(system.get("/plans/2").json()["cents"], 99);
+    // By an operator. What is invalidated is warmed again at once.
+    let number = |response: Response| response.header("x-request-number").unwrap().to_owned();
+    let before = number(system.get("/plans/1").shows("hit"));
     system.larder.admin_post("/cache/groups/region:CA/clear").has_status(200);
-    system.get("/plans/1").shows("detail=invalidated");
+    assert_ne!(number(system.get("/plans/1")), before);
     // invalidate_user_cache: everything of one user.
     for user in [1, 2] {
         for what in ["profile", "preferences", "recommendations", "usage?month=2026-10"] {
@@ -352,9 +356,12 @@ fn lexikon_writes_through_and_never_caches_secrets(tier: Tier) {
     let system = lexikon(tier);
     let token = system.token("123");
     system.get("/users/123").shows("stored");
+    system.get_as(&token, "/users/123").shows("hit");
     system.get("/users/123/settings").shows("stored");
-    system.send("PATCH", "/users/123", &token, &json!({ "name": "Ada" })).has_status(200);
-    assert_eq!(system.get("/users/123").json()["name"], "Ada");
+    system.send("PATCH", "/users/123", &token, &json!({ "name": "Ada" })).has_status(200).shows("stored");
+    // Of the write: the API is not asked for it.
+    assert_eq!(system.get("/users/123").shows("hit").json()["name"], "Ada");
+    assert_eq!(system.get_as(&token, "/users/123").shows("hit").json()["name"], "Ada");
     system.get("/users/123/settings").shows("detail=invalidated");
     system.get_as(&token, "/users/123/oauth_accounts").shows("stored");
     system.send("POST", "/users/123/oauth_accounts", &token, &json!({ "provider": "x" })).has_status(201);
@@ -365,9 +372,44 @@ fn lexikon_writes_through_and_never_caches_secrets(tier: Tier) {
     }
     // A search with its conditions in the content.
     let search = |query: &str| system.send("POST", "/terms/search", &token, &json!({ "query": query }));
-    search("py").has_status(200);
-    search("redis").has_status(200);
+    search("py").has_status(200).shows("stored");
+    search("redis").has_status(200).shows("fwd=uri-miss");
+    assert_eq!(search("py").shows("hit").json()["query"], "py");
     // Freshness is checked on each hit.
-    system.get("/stats/live").has_status(200);
-    system.get("/stats/live").hides("; hit");
+    let first = system.get("/stats/live").has_status(200);
+    let second = system.get("/stats/live").has_status(200).shows("detail=revalidate-always");
+    assert_ne!(first.header("x-request-number"), second.header("x-request-number"), "the API was asked");
+}
+
+fn lexikon_clears_everything_of_a_user(tier: Tier) {
+    let system = lexikon(tier);
+    let (token, other) = (system.token("123"), system.token("456"));
+    let reads = ["/users/123", "/users/123/settings"];
+    let warm = || {
+        for target in reads {
+            system.get(target);
+            system.get(target).shows("hit");
+        }
+        for token in [&token, &other] {
+            system.get_as(token, "/terms?page=1");
+            system.get_as(token, "/terms?page=1").shows("hit");
+        }
+    };
+    for route in ["/cache/clear/user/123", "/cache/clear/user_id/123", "/cache/instances/user_id/123/clear"] {
+        warm();
+        let cleared = system.larder.admin_post(route).has_status(200).json();
+        let expected = json!(["term:list", "user", "user:oauth_accounts", "user:settings"]);
+        assert_eq!(cleared["families"], expected, "{route}: {cleared}");
+        assert!(cleared["message"].as_str().unwrap().starts_with("Cache cleared for user"), "{cleared}");
+        for target in reads {
+            system.get(target).shows("detail=invalidated");
+        }
+        system.get_as(&token, "/terms?page=1").shows("detail=invalidated");
+        system.get_as(&other, "/terms?page=1").shows("hit");
+    }
+    warm();
+    let cleared = system.larder.admin_post("/cache/clear/term:list/123").has_status(200).json();
+    assert_eq!(cleared["families"], json!(["term:list"]), "{cleared}");
+    system.get_as(&token, "/terms?page=1").shows("detail=invalidated");
+    system.get("/users/123").shows("hit");
 }

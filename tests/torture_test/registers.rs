@@ -151,7 +151,12 @@ impl Shared {
             ("GET", None) if path == "/sum" => (None, self.late(random, || self.all(lag))),
             ("PUT", Some(register)) => {
                 let version = self.raise(register, random);
-                (Some(version), format!("{{\"k\":{register}}}"))
+                // What a GET of the register would bring, where its path is the target.
+                let body = match path.starts_with("/r/") {
+                    true => version.to_string(),
+                    false => format!("{{\"k\":{register}}}"),
+                };
+                (Some(version), body)
             }
             _ => panic!("a request that no client makes: {method} {path}"),
         };

@@ -144,9 +144,13 @@ fn hits_and_misses_are_what_the_cache_did_with_reads_and_passes_have_a_rate_of_t
         OutcomeKind::Write,
         OutcomeKind::Error,
     ] {
-        a.answered(kind, http::StatusCode::OK, Duration::ZERO);
+        a.answered(
+            &crate::outcome::Outcome { kind, ..crate::outcome::Outcome::write() },
+            http::StatusCode::OK,
+            Duration::ZERO,
+        );
     }
-    b.answered(OutcomeKind::Revalidated, http::StatusCode::OK, Duration::ZERO);
+    b.answered(&crate::outcome::Outcome::revalidated(1), http::StatusCode::OK, Duration::ZERO);
     let both = json_of(Performance::of([&a, &b]));
     assert_eq!(both, json!({ "keyspace_hits": 2, "keyspace_misses": 2, "hit_rate": 50.0 }));
     assert_eq!(json_of(Passes::of([&a, &b])), json!({ "passes": 1, "pass_rate": 20.0 }));

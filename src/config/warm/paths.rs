@@ -145,7 +145,7 @@ fn part(inside: &str, at: Range<usize>, message: &'static str, remedy: &'static 
 /// Whether a request can have this path and query (RFC 9112 §3.2.1, origin-form). Otherwise the message and the remedy.
 pub fn check(path: &str) -> Result<(), (&'static str, &'static str)> {
     if !path.starts_with('/') {
-        return Err(("is not a path", "begin it with \"/\"; the host stands in host = \"…\""));
+        return Err(("does not begin with \"/\"", "begin it with \"/\"; the host stands in host = \"…\""));
     }
     if path.len() > LONGEST {
         return Err(("is longer than 4096 bytes", "shorten it"));

@@ -108,13 +108,21 @@ impl Hours {
 }
 
 impl CronExpression {
-    /// Reads a cron expression of five fields, or six with seconds. The error says what is wrong with it.
+    /// Reads a cron expression of five fields. The error says what is wrong with it.
     ///
     /// # Errors
     ///
-    /// It is none.
+    /// It is none, has another number of fields, or names a day that no month has.
     pub fn parse(text: &str) -> Result<CronExpression, String> {
+        let fields = text.split_whitespace().count();
+        if fields != 5 {
+            return Err(format!("it has {fields} fields, not 5"));
+        }
         let parsed = croner::Cron::from_str(text).map_err(|error| error.to_string())?;
+        // Any time will do: every day that exists comes within some years of it.
+        if parsed.find_next_occurrence(&DateTime::<Utc>::UNIX_EPOCH, false).is_err() {
+            return Err("that day never comes".to_owned());
+        }
         Ok(CronExpression { text: text.to_owned(), parsed: Box::new(parsed) })
     }
 

@@ -11,6 +11,18 @@ path = '/me'
 identity = "header:authorization"
 "#;
 
+/// Families that are not warmed.
+const OTHERS: &str = r#"
+[[family]]
+name = "rights"
+path = '/rights'
+authorize = { path = "/check", ttl = "5s" }
+[[family]]
+name = "never"
+path = '/never'
+cache = "never"
+"#;
+
 fn parsed(table: &str) -> Result<Vec<WarmTable>, String> {
     let text = format!("{FAMILIES}[[warm]]\n{table}\n");
     let env = |name: &str| (name == "TOKEN").then(|| "s3cret".to_owned());
@@ -65,12 +77,20 @@ fn settings_without_effect_and_unknown_values_are_refused() {
     let rows = [
         ("on = [\"startup\"]".to_owned(), "names nothing to warm"),
         ("paths = [\"/a\"]".to_owned(), "host is missing"),
-        ("host = \"h\"\npaths = [\"a\"]".to_owned(), "is not a path"),
+        ("host = \"h\"\npaths = [\"a\"]".to_owned(), "does not begin with \"/\""),
         ("host = \"h\"\npaths = [\"/a/{1..100001}\"]".to_owned(), "stands for 100001 paths"),
         ("host = \"h/x\"\npaths = [\"/a\"]".to_owned(), "is not a host"),
         (format!("{host}on = [\"start\"]"), "\"start\" is not known"),
         (format!("{host}every = \"1h\"\ncron = \"0 6 * * *\""), "in addition to every"),
-        (format!("{host}cron = \"6 Uhr\""), "is not a cron expression"),
+        (format!("{host}cron = \"6 Uhr\""), "it has 2 fields, not 5"),
+        (format!("{host}cron = \"a 6 * * *\""), "is no cron expression"),
+        (format!("{host}cron = \"0 0 6 * * *\""), "it has 6 fields, not 5"),
+        (format!("{host}cron = \"0 0 30 2 *\""), "that day never comes"),
+        (format!("{host}every = \"1h\"\ntime_zone = \"Europe/Paris\""), "has no effect without cron, hours"),
+        (format!("{host}headers = {{ Authorization = \"Bearer x\" }}"), "must not be in the file"),
+        (format!("{host}headers = {{ X-Api-Key = \"x\" }}"), "set that variable"),
+        ("family = \"rights\"\nevery = \"1h\"".to_owned(), "has authorize"),
+        ("family = \"never\"\nevery = \"1h\"".to_owned(), "has cache = \"never\""),
         (format!("{host}hours = \"9-11\""), "has no effect without every"),
         (format!("{host}every = \"1h\"\nhours = \"9-25\""), "is not a span of hours"),
         (format!("{host}time_zone = \"Europe/Paris\""), "has no effect"),
@@ -86,10 +106,10 @@ fn settings_without_effect_and_unknown_values_are_refused() {
         ("family = \"plan\"\nhost = \"h\"\nevery = \"1h\"".to_owned(), "counted with their hosts"),
         ("family = \"plan\"\non = [\"startup\"]".to_owned(), "no reads are counted yet"),
         ("host = \"h\"\nopenapi = \"api.yaml\"".to_owned(), "is YAML"),
-        ("sitemap = \"https://h/sitemap.xml\"".to_owned(), "is not a path"),
+        ("sitemap = \"https://h/sitemap.xml\"".to_owned(), "does not begin with \"/\""),
     ];
     for (table, part) in rows {
-        let faults = parsed(&table).unwrap_err();
+        let faults = parsed(&format!("{table}{OTHERS}")).unwrap_err();
         assert!(faults.contains(part), "{table}: {faults}");
     }
 }

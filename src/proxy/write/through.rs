@@ -21,7 +21,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE, SET_COOKIE,
+    CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION,
+    RANGE, SET_COOKIE,
 };
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use http_body::Body as _;
@@ -33,7 +34,6 @@ use super::super::{Answered, Body, ClientRequest, respond};
 use crate::cache::memory::Hold;
 use crate::coalesce::inflight::Head;
 use crate::config::Coherence;
-use crate::http::freshness::LifetimeSource;
 use crate::http::headers::{self, Meant};
 use crate::http::invalidation;
 use crate::http::vary;
@@ -59,21 +59,28 @@ pub struct Candidate {
     _hold: Hold,
 }
 
-/// The response to the client. It is buffered to be stored if a later GET may have it.
+/// The response to the client. It is buffered to be stored if a later GET may have it, and there is room.
 pub fn answered(
     running: &Arc<Running>,
     answer: Response<ResponseBody>,
     candidate: Option<(Candidate, Stamp)>,
     outcome: Outcome,
 ) -> Answered {
+    let length = answer.body().size_hint().exact().unwrap_or(0);
+    let candidate = candidate.and_then(|(candidate, stamp)| {
+        let client = candidate.request.client_request.sharer(running);
+        let limit = candidate.request.max_body(running);
+        let share = (length <= limit).then(|| running.recordings.take(client, length).ok()).flatten()?;
+        Some((candidate, stamp, limit, share))
+    });
     let stored = candidate.is_some();
     let mut response = respond::forwarded(answer, &running.config.server);
-    if let Some((candidate, stamp)) = candidate {
+    if let Some((candidate, stamp, limit, share)) = candidate {
         response = response.map(|body| match body {
             Body::Upstream(body) => {
-                let (running, limit) = (Arc::clone(running), candidate.request.max_body(running));
+                let running = Arc::clone(running);
                 let store = Box::new(move |body| candidate.store(&running, stamp, body));
-                Body::Recorded(Recording::new(body, limit, store))
+                Body::Recorded(Recording::new(body, limit, share, store))
             }
             other => other,
         });
@@ -111,8 +118,7 @@ impl Candidate {
         let status = StatusCode::OK;
         let verdict = storing::judge(&request, status, &fields, is_close_delimited, times).ok()?;
         let source = verdict.freshness.source;
-        let by_family = matches!(source, LifetimeSource::FamilyTtl | LifetimeSource::FamilyOverride);
-        let is_stated = source.is_explicit() || is_update && by_family;
+        let is_stated = source.is_explicit() || is_update && source.is_of_family();
         if !is_stated {
             return None;
         }
@@ -180,7 +186,9 @@ fn is_representation(
         let live = running.live();
         live.rules.route(&Method::GET, &http.target.path).is_some_and(|route| route.family.write_through)
     };
-    invalidation::is_of_target(&http.target, fields) || is_update && says_family()
+    // RFC 9110 §8.7: with another Content-Location it represents that one.
+    let is_unsaid = !fields.contains_key(CONTENT_LOCATION);
+    invalidation::is_of_target(&http.target, fields) || is_update && is_unsaid && says_family()
 }
 
 /// The GET that the response may answer. `None` if upstream received more than the key of that GET holds: fields or parameters that a

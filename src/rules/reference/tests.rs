@@ -1,9 +1,14 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::json;
+
 use super::super::content::Content;
 use super::super::pattern::Pattern;
 use super::*;
+use crate::bearer::{ClaimNames, VerifiedToken};
 use crate::http::headers::Credentials;
 use crate::key::{CallerSource, PresentedCredentials};
-use proptest::prelude::*;
 
 fn names() -> FamilyNames {
     let mut names = FamilyNames::default();
@@ -368,6 +373,7 @@ fn faults_of_sources_have_a_message_and_a_remedy() {
         match Reference::parse(reference, &names, Some(&["id", "date"])) {
             Err(
                 ReferenceFault::Instance { message, remedy: found }
+                | ReferenceFault::Value { message, remedy: found }
                 | ReferenceFault::Capture { message, remedy: found },
             ) => {
                 assert!(message.contains(what) && found.contains(remedy), "{reference}: {message}: {found}");
@@ -381,12 +387,97 @@ fn faults_of_sources_have_a_message_and_a_remedy() {
 fn operators_name_an_instance_of_all_families_that_have_it() {
     let names = names_with_sources();
     let found = |name: &str, value: &str| {
-        Reference::everywhere(name, value, &names)
-            .map(|found| (found.name, found.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")))
+        Reference::everywhere(name, value, &names, None)
+            .map(|found| found.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" "))
     };
-    let expected = |name: &str, tags: &str| Ok((name.to_owned(), tags.to_owned()));
-    assert_eq!(found("date", "a:b%"), expected("date", "availability:a%3Ab%25 day:a%3Ab%25 mine:*:a%3Ab%25"));
+    let expected = "availability:a%3Ab%25 day:a%3Ab%25 mine:*:a%3Ab%25";
+    assert_eq!(found("date", "a:b%").as_deref(), Ok(expected));
     assert_eq!(found("dat", "x").unwrap_err(), ["at", "date"]);
-    // The caller's digest is no value that anybody knows.
-    assert!(!found("caller", "x").unwrap_err().contains(&"caller".to_owned()));
+    // The digest of a cookie is no value that anybody knows.
+    let caller = Reference::everywhere("caller", "x", &names, None).unwrap();
+    assert_eq!((caller.tags.len(), caller.left_out[0].family.as_str()), (0, "mine"));
+    assert!(caller.left_out[0].why.contains("cookie:sid"), "{caller:?}");
+}
+
+/// Families whose instance `user_id` is a capture, a claim of the caller's token, or the digest of a cookie.
+fn names_with_claims(case: PathCase) -> FamilyNames {
+    let mut names = FamilyNames::new(case);
+    let path = Pattern::compile("/u/(?<user_id>[^/]+)", case).unwrap().values_of_captures();
+    let caller = [FurtherInstance { name: "user_id".to_owned(), source: ReadSource::Identity }];
+    let claims = |text: &str| Identity::By(vec![CallerSource::Claims(ClaimNames::read(text).unwrap())]);
+    names.add("user", Some(path), &[], &Identity::Unstated);
+    names.add("terms", Some(Vec::new()), &caller, &claims("sub"));
+    names.add("both", Some(Vec::new()), &caller, &claims("tenant,sub"));
+    names.add("basket", Some(Vec::new()), &caller, &by_cookie());
+    names
+}
+
+/// A token with this `sub`, as a request presents it.
+fn bearer(sub: serde_json::Value) -> BearerToken {
+    let claims = [("sub".to_owned(), sub)].into_iter().collect();
+    BearerToken::Verified(Arc::new(VerifiedToken { claims, begins: None, ends: None }))
+}
+
+#[test]
+fn a_plain_value_names_the_caller_whose_only_claim_it_is() {
+    let names = names_with_claims(PathCase::Sensitive);
+    let fields = http::HeaderMap::new();
+    let secret = Secret::new("0123456789abcdef0123456789abcdef", "lexikon");
+    for secret in [None, Some(&secret)] {
+        for (sub, value) in [(json!("123"), "123"), (json!(123), "123"), (json!("a b:é\""), "a%20b%3A%C3%A9%22")]
+        {
+            let bearer = bearer(sub);
+            let presented = PresentedCredentials { fields: &fields, bearer: &bearer };
+            let identity = names.identity("terms").unwrap();
+            let Callers::Known(callers) = key::callers(identity, presented, secret) else { panic!() };
+            let tag = instance::tag("terms", &[Some(&instance::decoded_value(callers[0].as_bytes()))]);
+            let caller = CallerIdentity::Known {
+                presented: PresentedCredentials::without_token(&fields),
+                secret,
+                credentials: &Credentials::default(),
+            };
+            let write = WriteValues { caller, ..WriteValues::UNKNOWN };
+            let tags_of = |reference: &Reference| {
+                let mut found = ReferencedTags::default();
+                reference.tags(&|_| Some(value), write, &mut found);
+                found.tags
+            };
+            for text in ["terms:{user_id}", "terms:{user_id=id}", &format!("terms:{value}"), "*:{user_id}"] {
+                let parsed = Reference::parse(text, &names, Some(&["user_id", "id"])).unwrap();
+                assert!(tags_of(&parsed).contains(&tag), "{text} {value}");
+                let left_out: Vec<&str> = parsed.left_out().iter().map(|it| it.family.as_str()).collect();
+                assert_eq!(left_out, if text.starts_with('*') { vec!["basket", "both"] } else { Vec::new() });
+            }
+            let resolved = Reference::resolve(&format!("terms:{value}"), &names).unwrap();
+            assert!(tags_of(&resolved).contains(&tag), "{value}");
+            let plain = String::from_utf8(instance::decoded(value)).unwrap();
+            let everywhere = Reference::everywhere("user", &plain, &names, secret).unwrap();
+            assert!(everywhere.tags.contains(&tag), "{value}");
+            assert_eq!(everywhere.families, ["terms", "user"]);
+            assert_eq!(everywhere.left_out.len(), 2);
+        }
+    }
+}
+
+#[test]
+fn a_value_that_cannot_name_a_caller_is_no_silent_no_op() {
+    let names = names_with_claims(PathCase::Sensitive);
+    for family in ["both", "basket"] {
+        let fault = Reference::resolve(&format!("{family}:7"), &names).unwrap_err();
+        let (message, remedy) = fault.instance.unwrap();
+        assert!(message.contains("only a single claim") && remedy.contains(family), "{message}: {remedy}");
+        assert!(Reference::parse(&format!("{family}:{{user_id}}"), &names, Some(&["user_id"])).is_err());
+    }
+    // Whose digest it is cannot be known from the hash of a long value.
+    let parsed = Reference::parse("terms:{user_id}", &names, Some(&["user_id"])).unwrap();
+    let (fields, long) = (http::HeaderMap::new(), "x".repeat(200));
+    let presented = PresentedCredentials::without_token(&fields);
+    let caller = CallerIdentity::Known { presented, secret: None, credentials: &Credentials::default() };
+    let mut found = ReferencedTags::default();
+    parsed.tags(&|_| Some(&long), WriteValues { caller, ..WriteValues::UNKNOWN }, &mut found);
+    assert_eq!(found.tags, [Tag::family("terms")]);
+    assert_eq!(found.unresolved[0].1, Unresolved::TooLong);
+    // Paths are folded, claims are not.
+    let folding = names_with_claims(PathCase::Insensitive);
+    assert!(Reference::parse("terms:{user_id}", &folding, Some(&["user_id"])).is_err());
 }

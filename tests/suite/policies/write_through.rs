@@ -23,6 +23,20 @@ ttl = "600s"
 identity = "header:authorization"
 write_through = true
 
+[[family]]
+name = "until"
+path = '/until/.*'
+ttl = "2d"
+until = "00:00 UTC"
+write_through = true
+
+[[family]]
+name = "adaptive"
+path = '/adaptive/.*'
+ttl = "600s"
+adaptive_ttl = { hot = "2x over 2/h" }
+write_through = true
+
 [invalidate]
 '/things/(?<id>\d+)/rename' = ["things:{id}"]
 '/things/8' = { families = ["said"], mode = "soft" }
@@ -75,6 +89,13 @@ fn the_response_to_a_put_or_patch_answers_a_get(tier: Tier) {
     assert_eq!(site.upstream.count("GET /things/1") + site.upstream.count("GET /things/2"), 1);
     site.write("DELETE", "/things/1");
     site.get("/things/1").hides("hit");
+    for target in ["/until/1", "/adaptive/1"] {
+        // Often enough to be hot.
+        (0..9).for_each(|_| drop(site.get(target)));
+        site.upstream.on(&format!("PUT {target}"), Reply::new("put"));
+        put(&site, target, "x").send().shows("stored");
+        site.get(target).shows("hit").carries("put");
+    }
 }
 
 fn a_content_location_of_the_path_says_that_it_is_the_representation(tier: Tier) {
@@ -108,6 +129,7 @@ fn what_is_no_representation_is_not_stored(tier: Tier) {
         Reply::new("done").cached("private"),
         Reply::new("done").header("Vary", "*"),
         Reply::with_status(400, "no"),
+        Reply::new("receipt").header("Content-Location", "/receipts/1"),
     ];
     for reply in replies {
         site.upstream.on("PUT /things/1", reply);
