@@ -76,9 +76,16 @@ fn is_framed_plainly(bytes: &[u8], boundary: &str) -> bool {
     }
 }
 
+/// Each field once: parsers take the first or the last of several.
 fn has_plain_lines(head: &[u8]) -> bool {
     let Ok(head) = std::str::from_utf8(head) else { return false };
-    head.split("\r\n").all(|line| !line.contains(['\r', '\n', '\0']) && !line.starts_with([' ', '\t']))
+    let mut names = Vec::new();
+    head.split("\r\n").all(|line| {
+        let name = line.split(':').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let is_new = !names.contains(&name);
+        names.push(name);
+        is_new && !line.contains(['\r', '\n', '\0']) && !line.starts_with([' ', '\t'])
+    })
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
