@@ -29,8 +29,8 @@ pub enum Body {
     Shared(Reader),
     /// A part of a body that is being fetched.
     Part(Slice<Reader>),
-    /// From upstream, and buffered to be stored.
-    Recorded(Recording),
+    /// From upstream, and buffered to be stored. In a box, so that other bodies are smaller.
+    Recorded(Box<Recording>),
 }
 
 /// The largest part of a stored body that a connection gets at once, bytes. The connection keeps it until the client has read it,
@@ -114,7 +114,7 @@ impl Body {
             Body::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Body::Shared(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
             Body::Part(part) => Pin::new(part).poll_frame(cx).map_err(Into::into),
-            Body::Recorded(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Body::Recorded(body) => Pin::new(&mut **body).poll_frame(cx).map_err(Into::into),
         }
     }
 }

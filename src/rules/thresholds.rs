@@ -126,6 +126,7 @@ pub fn percent(item: &Item<'_>) -> Option<f64> {
         Some(percent) => Some(percent / 100.0),
         None => {
             let remedy = match text.raw.trim().parse::<f64>() {
+                Ok(part) if (0.0..1.0).contains(&part) => format!("write {:?}", format!("{}%", part * 100.0)),
                 Ok(number) if (0.0..=100.0).contains(&number) => format!("write {:?}", format!("{number}%")),
                 _ => "write \"0%\" to \"100%\", or \"off\"".to_owned(),
             };

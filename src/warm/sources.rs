@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(lines(b"# hot\n/a\n\n  /b?c=1 \r\n"), Ok(vec!["/a".to_owned(), "/b?c=1".to_owned()]));
         assert_eq!(
             lines(b"/a\nb").unwrap_err(),
-            "line 2 is not a path; begin it with \"/\"; the host stands in host = \"…\""
+            "line 2 does not begin with \"/\"; begin it with \"/\"; the host stands in host = \"…\""
         );
     }
 

@@ -154,8 +154,8 @@ fn an_alert_is_sent_to_the_webhook_and_sent_again_when_that_fails() {
 #[test]
 fn faulty_thresholds_are_refused_with_what_to_write() {
     let rows = [
-        ("hit_rate = \"0.7\"", "write \"0%\" to \"100%\", or \"off\""),
-        ("hit_rate = 70", "put it in quotes"),
+        ("hit_rate = \"0.7\"", "write \"70%\""),
+        ("hit_rate = 70", "write \"70%\""),
         ("hit_latency = \"10\"", "with its unit"),
         ("window = \"5s\"", "out of range"),
         ("memory = \"90%\"", "has no effect without [store]"),

@@ -478,7 +478,7 @@ fn a_killed_proxys_write_invalidates_the_family_unless_its_content_was_known() {
 fn explain_and_check_say_which_instances_are_known() {
     let rows: [(&[&str], &[&str]); 6] = [
         (&["explain", "POST", "/by/query?date=a"], &["availability:a"]),
-        (&["explain", "POST", "/by/content"], &["user:{body.user_id}", "of which explain knows nothing"]),
+        (&["explain", "POST", "/by/content"], &["user:{body.user_id}", "which explain does not have"]),
         (&["explain", "POST", "/by/query"], &["availability:{query.date}: there is no such value"]),
         (&["explain", "GET", "/availability?date=a"], &["date=a", "availability:a"]),
         (&["explain", "GET", "/availability"], &["the request has no query:date"]),

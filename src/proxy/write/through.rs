@@ -80,7 +80,7 @@ pub fn answered(
             Body::Upstream(body) => {
                 let running = Arc::clone(running);
                 let store = Box::new(move |body| candidate.store(&running, stamp, body));
-                Body::Recorded(Recording::new(body, limit, share, store))
+                Body::Recorded(Box::new(Recording::new(body, limit, share, store)))
             }
             other => other,
         });
