@@ -28,7 +28,7 @@ pub type ValuesAt = Result<Vec<String>, Unresolved>;
 
 /// What is known of content: the values at the places that rules name. The content itself is not held.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Content {
+pub enum RuleContent {
     Values(Vec<(Place, ValuesAt)>),
     Unreadable(Unresolved),
 }
@@ -58,12 +58,12 @@ enum Kind {
     Multipart(String),
 }
 
-impl Content {
+impl RuleContent {
     /// Reads the values at these places in whole content. `fields`: of its message. In JSON, a step into a list is a number,
     /// or else goes into all of its elements. In a form `user[id]` and `user.id` are the place `user`, `id`.
-    pub fn read(fields: &HeaderMap, bytes: &[u8], places: &[Place]) -> Content {
+    pub fn read(fields: &HeaderMap, bytes: &[u8], places: &[Place]) -> RuleContent {
         if bytes.is_empty() {
-            return Content::Unreadable(Unresolved::NoContent);
+            return RuleContent::Unreadable(Unresolved::NoContent);
         }
         let read = kind(fields).and_then(|kind| match kind {
             Kind::Json => serde_json::from_slice(bytes).map(Parsed::Json).map_err(|_| Unresolved::Malformed),
@@ -72,9 +72,9 @@ impl Content {
         });
         match read {
             Ok(parsed) => {
-                Content::Values(places.iter().map(|place| (place.clone(), parsed.values(place))).collect())
+                RuleContent::Values(places.iter().map(|place| (place.clone(), parsed.values(place))).collect())
             }
-            Err(why) => Content::Unreadable(why),
+            Err(why) => RuleContent::Unreadable(why),
         }
     }
 
@@ -86,9 +86,9 @@ impl Content {
     /// The values at a place.
     pub fn values(&self, place: &[String]) -> ValuesAt {
         match self {
-            Content::Unreadable(why) => Err(*why),
+            RuleContent::Unreadable(why) => Err(*why),
             // Of a place that only newer rules name nothing is known.
-            Content::Values(known) => {
+            RuleContent::Values(known) => {
                 let known = known.iter().find(|(known, _)| known == place);
                 known.map_or(Err(Unresolved::NotReceived), |(_, values)| values.clone())
             }

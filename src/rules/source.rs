@@ -9,7 +9,7 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName};
 
-use super::content::Content;
+use super::content::RuleContent;
 use super::instance;
 use super::{CallerIdentity, family};
 use crate::http::headers::credentials::is_in_table;
@@ -198,9 +198,9 @@ pub struct WriteValues<'w> {
     /// The query of its target.
     pub query: Option<&'w str>,
     /// The content of the request.
-    pub content: &'w Content,
+    pub content: &'w RuleContent,
     /// The content of the response.
-    pub response: &'w Content,
+    pub response: &'w RuleContent,
 }
 
 impl WriteValues<'_> {
@@ -208,8 +208,8 @@ impl WriteValues<'_> {
     pub const UNKNOWN: WriteValues<'static> = WriteValues {
         caller: CallerIdentity::Unknown,
         query: None,
-        content: &Content::Unreadable(Unresolved::NotReceived),
-        response: &Content::Unreadable(Unresolved::NotReceived),
+        content: &RuleContent::Unreadable(Unresolved::NotReceived),
+        response: &RuleContent::Unreadable(Unresolved::NotReceived),
     };
 }
 
@@ -262,7 +262,7 @@ fn of_field(fields: &HeaderMap, name: &HeaderName, case: PathCase) -> Result<Vec
     in_tags(lines.into_iter().chain(joined), case)
 }
 
-fn of_content(content: &Content, place: &[String], case: PathCase) -> Result<Vec<String>, Unresolved> {
+fn of_content(content: &RuleContent, place: &[String], case: PathCase) -> Result<Vec<String>, Unresolved> {
     in_tags(content.values(place)?.into_iter().map(String::into_bytes), case)
 }
 

@@ -14,7 +14,7 @@ use http_body::Body as _;
 
 use super::super::ClientRequest;
 use crate::http::invalidation::WriteEnd;
-use crate::rules::content::{Content, Place};
+use crate::rules::content::{Place, RuleContent};
 use crate::rules::{MatchedRule, Unresolved};
 use crate::running::Running;
 use crate::upstream::{ContentCopy, RequestBody, ResponseBody, Upload};
@@ -22,8 +22,8 @@ use crate::upstream::{ContentCopy, RequestBody, ResponseBody, Upload};
 /// What is known of both contents.
 #[derive(Debug, Clone)]
 pub struct Contents {
-    pub request: Content,
-    pub response: Content,
+    pub request: RuleContent,
+    pub response: RuleContent,
     /// The places in the request's content that rules name.
     places: Vec<Place>,
     /// Made while the request is sent.
@@ -32,8 +32,8 @@ pub struct Contents {
 
 /// Nothing is known.
 pub static UNKNOWN: Contents = Contents {
-    request: Content::Unreadable(Unresolved::NotReceived),
-    response: Content::Unreadable(Unresolved::NotReceived),
+    request: RuleContent::Unreadable(Unresolved::NotReceived),
+    response: RuleContent::Unreadable(Unresolved::NotReceived),
     places: Vec::new(),
     copy: None,
 };
@@ -52,13 +52,13 @@ impl Contents {
             return contents;
         }
         let most = running.config.server.max_rule_body;
-        match (body.at_hand(), Content::unreadable(&http.headers)) {
-            (Some([]), _) => contents.request = Content::Unreadable(Unresolved::NoContent),
-            (_, Some(why)) => contents.request = Content::Unreadable(why),
+        match (body.at_hand(), RuleContent::unreadable(&http.headers)) {
+            (Some([]), _) => contents.request = RuleContent::Unreadable(Unresolved::NoContent),
+            (_, Some(why)) => contents.request = RuleContent::Unreadable(why),
             (Some(bytes), None) if bytes.len() as u64 > most => {
-                contents.request = Content::Unreadable(Unresolved::TooLarge);
+                contents.request = RuleContent::Unreadable(Unresolved::TooLarge);
             }
-            (Some(bytes), None) => contents.request = Content::read(&http.headers, bytes, &contents.places),
+            (Some(bytes), None) => contents.request = RuleContent::read(&http.headers, bytes, &contents.places),
             (None, None) => contents.copy = running.upstream.copy_content(http.sharer(running), body, most),
         }
         contents
@@ -67,8 +67,8 @@ impl Contents {
     /// Reads the copy of the request's content, if upstream may have received all of it.
     pub fn note_sent(&mut self, fields: &HeaderMap, upload: Option<&Upload>) {
         let Some(copy) = self.copy.take_if(|_| upload.is_some_and(Upload::is_whole)) else { return };
-        let read = copy.read(|bytes| Content::read(fields, bytes, &self.places));
-        self.request = read.unwrap_or(Content::Unreadable(Unresolved::TooLarge));
+        let read = copy.read(|bytes| RuleContent::read(fields, bytes, &self.places));
+        self.request = read.unwrap_or(RuleContent::Unreadable(Unresolved::TooLarge));
     }
 
     /// Reads the values at these places in the content of the response.
@@ -81,7 +81,7 @@ impl Contents {
     ) {
         let (fields, most) = (answer.headers().clone(), running.config.server.max_rule_body);
         let length = answer.body().size_hint().lower();
-        let refused = match Content::unreadable(&fields) {
+        let refused = match RuleContent::unreadable(&fields) {
             _ if answer.body().is_end_stream() => Some(Unresolved::NoContent),
             // Where the connection ends, it may have been cut off (RFC 9112 §8).
             None if answer.body().ends_with_connection() => Some(Unresolved::Malformed),
@@ -89,17 +89,17 @@ impl Contents {
             why => why,
         };
         self.response = match refused {
-            Some(why) => Content::Unreadable(why),
+            Some(why) => RuleContent::Unreadable(why),
             None => match running.upstream.receive_response(http.sharer(running), answer.body_mut(), most).await {
-                Some(bytes) => Content::read(&fields, bytes, places),
-                None => Content::Unreadable(Unresolved::TooLarge),
+                Some(bytes) => RuleContent::read(&fields, bytes, places),
+                None => RuleContent::Unreadable(Unresolved::TooLarge),
             },
         };
     }
 
     /// Whether they may differ from [`UNKNOWN`], so that the tags must be made again.
     pub fn are_read(&self) -> bool {
-        let is_unknown = |content: &Content| *content == Content::Unreadable(Unresolved::NotReceived);
+        let is_unknown = |content: &RuleContent| *content == RuleContent::Unreadable(Unresolved::NotReceived);
         !(is_unknown(&self.request) && is_unknown(&self.response))
     }
 }

@@ -12,7 +12,7 @@ fn found(content_type: &str, content: &str, place: &str) -> ValuesAt {
 }
 
 fn read(content_type: &str, content: &[u8], place: &Place) -> ValuesAt {
-    let content = Content::read(&fields(content_type), content, std::slice::from_ref(place));
+    let content = RuleContent::read(&fields(content_type), content, std::slice::from_ref(place));
     assert!(content.values(&["other".to_owned()]).is_err(), "only the place that was asked for is known");
     content.values(place)
 }
@@ -178,17 +178,17 @@ fn content_is_read_only_if_all_servers_read_it_alike() {
         ("application/xml", Some(Unresolved::OtherType)),
     ];
     for (content_type, expected) in rows {
-        assert_eq!(Content::unreadable(&fields(content_type)), expected, "{content_type}");
+        assert_eq!(RuleContent::unreadable(&fields(content_type)), expected, "{content_type}");
     }
-    assert_eq!(Content::unreadable(&HeaderMap::new()), Some(Unresolved::OtherType));
+    assert_eq!(RuleContent::unreadable(&HeaderMap::new()), Some(Unresolved::OtherType));
     let mut twice = fields("application/json");
     twice.append(CONTENT_TYPE, "text/plain".parse().unwrap());
-    assert_eq!(Content::unreadable(&twice), Some(Unresolved::OtherType));
+    assert_eq!(RuleContent::unreadable(&twice), Some(Unresolved::OtherType));
     let mut compressed = fields("application/json");
     compressed.insert(CONTENT_ENCODING, "gzip".parse().unwrap());
-    assert_eq!(Content::unreadable(&compressed), Some(Unresolved::Compressed));
+    assert_eq!(RuleContent::unreadable(&compressed), Some(Unresolved::Compressed));
     compressed.insert(CONTENT_ENCODING, "identity".parse().unwrap());
-    assert_eq!(Content::unreadable(&compressed), None);
+    assert_eq!(RuleContent::unreadable(&compressed), None);
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

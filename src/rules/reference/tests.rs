@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::content::Content;
+use super::super::content::RuleContent;
 use super::super::pattern::Pattern;
 use super::*;
 use crate::bearer::{ClaimNames, VerifiedToken};
@@ -293,8 +293,8 @@ fn references_take_values_from_all_of_a_write() {
     let fields = crate::http::sample::fields(&[("x-date", "a b"), ("cookie", "sid=x")]);
     let json = crate::http::sample::fields(&[("content-type", "application/json")]);
     let places = ["date", "id", "in", "in.date"].map(|place| place.split('.').map(str::to_owned).collect());
-    let content = Content::read(&json, br#"{"date": "c", "id": [7, "8"], "in": {"date": 9}}"#, &places);
-    let response = Content::read(&json, br#"{"date": "r"}"#, &places);
+    let content = RuleContent::read(&json, br#"{"date": "c", "id": [7, "8"], "in": {"date": 9}}"#, &places);
+    let response = RuleContent::read(&json, br#"{"date": "r"}"#, &places);
     let write = WriteValues {
         caller: CallerIdentity::Known {
             presented: PresentedCredentials::without_token(&fields),
