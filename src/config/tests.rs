@@ -817,6 +817,26 @@ fn an_unreadable_file_has_a_reason() {
 }
 
 #[test]
+fn fields_with_credentials_cannot_become_tags() {
+    let rules = |server: &str, name: &str| {
+        format!(
+            "{server}\n[[family]]\nname = 'a'\npath = '/a/(?<id>.+)'\n[invalidate]\n'/x' = ['a:{{id=header.{name}}}']\n"
+        )
+    };
+    for (server, name) in [
+        ("", "authorization"),
+        ("", "cookie"),
+        ("", "x-api-key"),
+        ("[server]\ncredential_headers = ['x-own']", "x-own"),
+    ] {
+        let faults = faults(&rules(server, name));
+        let [fault] = &faults[..] else { panic!("{name}: {faults:?}") };
+        assert!(fault.message.contains("credentials") && fault.remedy.contains("{identity}"), "{fault:?}");
+    }
+    assert_eq!(faults(&rules("", "x-tenant")), []);
+}
+
+#[test]
 fn the_files_of_the_project_are_valid() {
     let set = |name: &str| match name {
         "UPSTREAM_URL" => Some("http://api:8000".to_owned()),
