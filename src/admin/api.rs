@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::fleet;
-use super::key_stats::KeyStats;
+use super::key_stats::CountedKeys;
 use super::refusal::Refusal;
 use super::report::{
     self, CacheInfo, EditFault, FamilyActivity, FamilyDefinition, FamilyReport, InvalidationDefinition,
@@ -142,7 +142,7 @@ pub async fn detailed_health(State(state): At) -> Answer<DetailedHealth> {
     })))
 }
 
-pub(super) fn key_counts(counts: &KeyStats, live: &Live) -> serde_json::Map<String, Value> {
+pub(super) fn key_counts(counts: &CountedKeys, live: &Live) -> serde_json::Map<String, Value> {
     report::key_counts(&counts.keys, live.rules.families().iter().map(|family| family.name.as_str()))
 }
 
@@ -158,7 +158,7 @@ pub(super) struct Swept {
 }
 
 impl Swept {
-    pub(super) fn of(state: &AdminState, counts: Option<&KeyStats>) -> Swept {
+    pub(super) fn of(state: &AdminState, counts: Option<&CountedKeys>) -> Swept {
         let key_stats = counts.and_then(|counts| counts.swept.as_ref()).map(KeyStatsReport::from);
         let counted_seconds_ago = counts.map(|counts| counts.age().as_secs());
         Swept { sweeper: state.running().cache.sweeping().word(), key_stats, counted_seconds_ago }

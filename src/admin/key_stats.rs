@@ -19,11 +19,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Entries after which counting in the store ends.
 const LIMIT: u64 = 1_000_000;
 
-type Counted = Result<Arc<KeyStats>, StoreError>;
+type Counted = Result<Arc<CountedKeys>, StoreError>;
 
 /// Entries by family.
 #[derive(Debug)]
-pub struct KeyStats {
+pub struct CountedKeys {
     pub keys: KeyCounts,
     /// The scan that found them; `None`: they were counted for a request.
     pub swept: Option<Dated>,
@@ -31,7 +31,7 @@ pub struct KeyStats {
     at: Instant,
 }
 
-impl KeyStats {
+impl CountedKeys {
     /// How old the counts are.
     pub fn age(&self) -> Duration {
         self.swept.as_ref().map_or(Duration::ZERO, |swept| swept.age) + self.at.elapsed()
@@ -45,10 +45,10 @@ impl KeyStats {
     }
 }
 
-impl From<Dated> for KeyStats {
-    fn from(swept: Dated) -> KeyStats {
+impl From<Dated> for CountedKeys {
+    fn from(swept: Dated) -> CountedKeys {
         let by_family = swept.key_stats.families.iter().map(|(name, kept)| (name.clone(), kept.keys)).collect();
-        KeyStats { keys: KeyCounts { by_family, complete: true }, swept: Some(swept), at: Instant::now() }
+        CountedKeys { keys: KeyCounts { by_family, complete: true }, swept: Some(swept), at: Instant::now() }
     }
 }
 
@@ -91,7 +91,7 @@ impl KeyStatsCache {
     }
 }
 
-async fn count(running: &Arc<Running>) -> Result<KeyStats, StoreError> {
+async fn count(running: &Arc<Running>) -> Result<CountedKeys, StoreError> {
     let at = Instant::now();
     let names = FamilyOwners::of(&running.live().rules);
     let keys = match running.cache.store_handle() {
@@ -109,7 +109,7 @@ async fn count(running: &Arc<Running>) -> Result<KeyStats, StoreError> {
             counted.map_err(|_| StoreError::Refused("the count was aborted".to_owned()))?
         }
     };
-    Ok(KeyStats { keys, swept: None, at })
+    Ok(CountedKeys { keys, swept: None, at })
 }
 
 fn in_memory(running: &Running, names: &FamilyOwners) -> KeyCounts {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::key_stats::{KeyStats, KeyStatsCache};
+use super::key_stats::{CountedKeys, KeyStatsCache};
 use super::refusal::Refusal;
 use super::report::{CacheInfo, Connections, Performance, Process, Tier};
 use crate::cache::StoreState;
@@ -70,7 +70,7 @@ impl AdminState {
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn counts(&self) -> Result<Arc<KeyStats>, Refusal> {
+    pub async fn counts(&self) -> Result<Arc<CountedKeys>, Refusal> {
         let counted = self.key_stats.counts(&self.running).await;
         counted.map_err(|error| Refusal::store_away(&error.to_string()))
     }

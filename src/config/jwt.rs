@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_verifies_no_token_or_has_no_effect_is_refused_with_a_remedy() {
+    fn a_table_without_effect_is_refused_with_a_remedy() {
         let rows = [
             ("", "has no key", "secret_file"),
             ("secret = 'in the file'", "must not be in the file", "${JWT_SECRET}"),

@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn warming_without_credentials_in_a_family_with_an_identity_causes_a_warning() {
+    fn warming_a_family_with_an_identity_needs_credentials() {
         let warmed = |headers: &str| {
             let text = family("me", "path = '/me'\nidentity = 'header:authorization'");
             let text = format!(

@@ -14,7 +14,7 @@ use super::nearest::listing;
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::FamilyNames;
-use super::reuse::{self, Reuse};
+use super::reuse::{self, ReuseFields};
 use super::source::{FurtherInstance, ReadSource, ReadSourceFault};
 use super::thresholds::FamilyThresholds;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
@@ -102,7 +102,7 @@ fn read_one(
         let message = "has no effect beside cache = \"never\"";
         table.refuse_all_but(&["name", "path", "methods", "cache"], message, "remove one of them");
     }
-    let Reuse { revalidate, stale_while_slow, write_through } = reuse::read(&mut table, methods);
+    let ReuseFields { revalidate, stale_while_slow, write_through } = reuse::read(&mut table, methods);
     let policy = read_policy(&mut table, &key_spec, revalidate);
     let fetching = read_fetching(&mut table);
     let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));

@@ -12,14 +12,14 @@ use crate::http::Revalidate;
 const SLOW: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60 * 60);
 
 /// When stored responses are used, and when a write refreshes them.
-pub(super) struct Reuse {
+pub(super) struct ReuseFields {
     pub revalidate: Revalidate,
     pub stale_while_slow: Option<Duration>,
     pub write_through: bool,
 }
 
 /// Reads them, and refuses what has no effect.
-pub(super) fn read(table: &mut Table<'_>, methods: ReadMethods) -> Reuse {
+pub(super) fn read(table: &mut Table<'_>, methods: ReadMethods) -> ReuseFields {
     let words = [Revalidate::WhenStale, Revalidate::Always].map(|revalidate| (revalidate.word(), revalidate));
     let revalidate = table.item("revalidate").and_then(|item| item.choice(&words)).unwrap_or_default();
     let slow = table.item("stale_while_slow");
@@ -41,7 +41,7 @@ pub(super) fn read(table: &mut Table<'_>, methods: ReadMethods) -> Reuse {
             "add \"GET\" to methods, or remove it",
         );
     }
-    Reuse { revalidate, stale_while_slow, write_through }
+    ReuseFields { revalidate, stale_while_slow, write_through }
 }
 
 /// Settings that let a stored response be used without validation.

@@ -348,7 +348,7 @@ async fn wait_of(cache: &Cache) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_without_replicas_is_trusted_for_a_lease_after_its_last_proof() {
+async fn without_replicas_a_proof_lasts_for_a_lease() {
     for mode in [Coherence::Lease, Coherence::Eventual, Coherence::Strict] {
         let store = Fake::new();
         store.state().lacks_replicas = true;

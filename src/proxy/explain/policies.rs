@@ -12,7 +12,7 @@ impl Explainer<'_> {
         let policy = &family.policy;
         let mut notes = Vec::new();
         notes.extend(policy.until.map(|until| {
-            format!("until = \"{until}\": no lifetime lasts beyond that time of day, whoever states it")
+            format!("until = \"{until}\": every lifetime ends by that time of day, also one that the API states")
         }));
         notes.extend(policy.adaptive_ttl.map(|adaptive| {
             format!(
