@@ -366,7 +366,7 @@ pub struct ServerConfig {
     /// all clients together is four times as high
     pub max_streams_per_client: usize,
     /// `max_heads`: total size in bytes of request heads over 8 KiB while they are received, and over HTTP/2 until
-    /// they are answered; default 32MiB. One client may use a quarter of it. An unfinished HTTP/2 head counts as
+    /// they are answered; default 16MiB. One client may use a quarter of it. An unfinished HTTP/2 head counts as
     /// `max_head`
     pub max_heads: u64,
     /// `max_upstream_requests`: concurrent requests, default 512. As many again may queue; further ones are refused

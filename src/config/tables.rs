@@ -54,7 +54,7 @@ impl Default for ServerConfig {
             max_connections: None,
             max_connections_per_client: None,
             max_streams_per_client: 1000,
-            max_heads: 32 << 20,
+            max_heads: 16 << 20,
             max_upstream_requests: 512,
             max_upstream_requests_per_client: 128,
             max_unshared_per_client: 128,

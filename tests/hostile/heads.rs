@@ -23,12 +23,12 @@ fn unfinished_heads_take_little_memory_and_hurt_nobody() {
     let before = larder.memory();
     let held = attack::open(3000, larder.address, &unfinished(60_000));
     others.go_on(200);
+    eventually("heads are refused", || larder.metric("larder_refused_total{what=\"heads\",bound=\"client\"}") > 0);
     let more = larder.memory().saturating_sub(before);
     let experience = others.end();
     experience.was_unhurt();
     experience.was_cheap(3000, 5.0);
     assert!(more < 120 * MIB, "{} MiB for {} unfinished heads", more / MIB, held.len());
-    assert!(larder.metric("larder_refused_total{what=\"heads\",bound=\"client\"}") > 0);
 }
 
 #[test]

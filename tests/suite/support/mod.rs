@@ -25,7 +25,7 @@ pub use upstream::{Reply, Upstream};
 pub use verdict::{Verdict, message};
 
 /// The longest that any test waits for anything. Only a failing test waits that long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds.
 #[track_caller]
