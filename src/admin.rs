@@ -1,8 +1,11 @@
-//! The admin: an HTTP API on a listener of its own for operators and their tools. [`routes::ROUTES`] lists what there
-//! is, [`api`] and [`explain`] handle them, [`report`] defines the JSON, [`auth`] checks tokens and roles.
+//! The admin: an HTTP API on a listener of its own for operators and their tools.
 //!
-//! Every response but metrics and the liveness probe is JSON; every error says what to do. Parameters and content that a route
-//! does not take are refused ([`unknown`]).
+//! Each group of routes is a file. Its handlers declare with `#[utoipa::path]` what they take and answer, and [`openapi::router`] joins
+//! them. All that must know the routes reads these declarations ([`routes::Routes`]): the index, [`openapi`], the check of parameters
+//! and content ([`unknown`]), and the errors for what is not there. [`report`] defines JSON that several of them share; [`auth`] checks
+//! tokens and roles.
+//!
+//! Every response but pages, metrics and the liveness probe is JSON; every error says what to do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +17,6 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
@@ -37,14 +39,20 @@ use crate::hooked_stream::HookedStream;
 use crate::running::Running;
 use crate::tokens::{self, WrongTokens};
 
-pub mod api;
 pub mod auth;
 pub mod explain;
+pub mod exposition;
+pub mod families;
 pub mod fleet;
+pub mod health;
+pub mod index;
 pub mod key_stats;
+pub mod openapi;
+pub mod purge;
 pub mod refusal;
 pub mod report;
 pub mod routes;
+pub mod rules;
 pub mod self_test;
 pub mod state;
 pub mod statistics;
@@ -53,6 +61,7 @@ pub mod warm;
 
 use auth::AdminCaller;
 use refusal::Refusal;
+use routes::Routes;
 use state::AdminState;
 
 /// Most connections. A new one replaces one that is idle.
@@ -185,37 +194,21 @@ async fn connection(
 }
 
 fn router(running: Arc<Running>) -> Router {
+    let (router, document) = openapi::router().split_for_parts();
+    let routes = Arc::new(Routes::of(&document));
+    // Every part of it can be written as JSON.
+    let description = document.to_pretty_json().unwrap_or_default();
     let gate = Gate {
         wrong_tokens: WrongTokens::new(Instant::now()),
         running: Arc::clone(&running),
+        routes: Arc::clone(&routes),
         work: Handle::current(),
     };
-    Router::new()
-        .route("/", get(api::index))
-        .route("/cache/health", get(api::health))
-        .route("/cache/health/detailed", get(api::detailed_health))
-        .route("/cache/stats", get(statistics::stats))
-        .route("/cache/alerts", get(statistics::alerts))
-        .route("/cache/test", get(api::test))
-        .route("/cache/families", get(api::families))
-        .route("/cache/fleet", get(fleet::fleet))
-        .route("/cache/explain", get(explain::explain))
-        .route("/cache/clear", post(api::purge_all))
-        .route("/cache/clear/{family}", post(api::purge_family))
-        .route("/cache/clear/{family}/{instance}", post(api::purge_instance))
-        .route("/cache/instances/{name}/{value}/clear", post(api::purge_everywhere))
-        .route("/cache/groups/{group}/clear", post(api::purge_group))
-        .route("/cache/warm", get(warm::state).post(warm::all))
-        .route("/cache/warm/{family}", post(warm::family))
-        .route("/rules", get(api::rules))
-        .route("/rules/reload", post(api::reload))
-        .route("/metrics", get(api::metrics))
-        .route("/healthz", get(api::alive))
-        .route("/readyz", get(api::ready))
-        .route_layer(middleware::from_fn(unknown::refuse))
-        .fallback(api::unknown)
-        .method_not_allowed_fallback(api::wrong_method)
-        .with_state(Arc::new(AdminState::new(running)))
+    router
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&routes), unknown::refuse))
+        .fallback(index::unknown)
+        .method_not_allowed_fallback(index::wrong_method)
+        .with_state(Arc::new(AdminState::new(running, routes, description)))
         .layer(middleware::from_fn_with_state(Arc::new(gate), pass))
 }
 
@@ -223,6 +216,7 @@ fn router(running: Arc<Running>) -> Router {
 struct Gate {
     wrong_tokens: WrongTokens,
     running: Arc<Running>,
+    routes: Arc<Routes>,
     /// The runtime for all routes but probes.
     work: Handle,
 }
@@ -230,12 +224,19 @@ struct Gate {
 impl Gate {
     /// Whether a request waits before its token is compared: its client has sent too many wrong ones.
     fn is_delayed(&self, request: &Request) -> bool {
-        let needs_token = auth::needs_token(&self.running.tokens, request.uri(), request.headers());
+        let needs_token = !self.is_open(request) && auth::has_token(&self.running.tokens, request.headers());
         needs_token && self.wrong_tokens.is_delayed(client(request), Instant::now())
+    }
+
+    fn is_open(&self, request: &Request) -> bool {
+        self.routes.is_open(request.method(), request.uri().path())
     }
 
     /// The role of the caller.
     fn decide(&self, request: &Request) -> Result<AdminCaller, auth::Denied> {
+        if self.is_open(request) {
+            return Ok(AdminCaller::Anyone);
+        }
         let client = client(request);
         let decided = auth::decide(&self.running.tokens, request.method(), request.uri(), request.headers());
         match decided {

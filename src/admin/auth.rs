@@ -10,9 +10,6 @@ use super::refusal::Refusal;
 use crate::config::{self, Role};
 use crate::tokens::Tokens;
 
-/// Probes need no token: they report only whether the process runs and is ready.
-const OPEN: [&str; 2] = ["/healthz", "/readyz"];
-
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The address that the admin listens on. Without tokens, an address that other machines can reach is replaced by the
@@ -66,16 +63,13 @@ pub enum Denied {
     ForeignOrigin,
 }
 
-/// Whether the answer depends on the token of a request.
-pub fn needs_token(tokens: &Tokens, uri: &Uri, headers: &HeaderMap) -> bool {
-    !is_open(uri) && !tokens.is_empty() && bearer(headers).is_some()
+/// Whether a request has a token that is going to be compared.
+pub fn has_token(tokens: &Tokens, headers: &HeaderMap) -> bool {
+    !tokens.is_empty() && bearer(headers).is_some()
 }
 
-/// Whether a request is allowed.
+/// Whether a request for a route that needs a token is allowed.
 pub fn decide(tokens: &Tokens, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<AdminCaller, Denied> {
-    if is_open(uri) {
-        return Ok(AdminCaller::Anyone);
-    }
     if tokens.is_empty() {
         return local(method, uri, headers);
     }
@@ -106,10 +100,6 @@ impl Denied {
             Denied::NoToken | Denied::WrongToken | Denied::ForeignHost(_) | Denied::ForeignOrigin => "none",
         }
     }
-}
-
-fn is_open(uri: &Uri) -> bool {
-    OPEN.contains(&uri.path())
 }
 
 fn needed(method: &Method) -> Role {
@@ -259,18 +249,6 @@ mod tests {
         assert_eq!(decide(&tokens(), &Method::GET, "/", &[]), Err(Denied::NoToken));
         let two = [("authorization", "Bearer wrong"), ("authorization", "Bearer changes")];
         assert_eq!(decide(&tokens(), &Method::GET, "/", &two), Err(Denied::NoToken));
-    }
-
-    #[test]
-    fn probes_need_no_token() {
-        for path in OPEN {
-            assert_eq!(decide(&tokens(), &Method::GET, path, &[]), Ok(AdminCaller::Anyone));
-            assert_eq!(
-                decide(&Tokens::new(&[]), &Method::GET, path, &[("host", "pod-7")]),
-                Ok(AdminCaller::Anyone)
-            );
-        }
-        assert_eq!(decide(&tokens(), &Method::GET, "/healthz/more", &[]), Err(Denied::NoToken));
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! `GET /cache/explain`: what is stored for a request now, and the decision on it. Neither memory nor the store is changed, and upstream
 //! is not asked.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use http::{HeaderMap, Method, StatusCode, Uri};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::refusal::Refusal;
+use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
-use super::state::AdminState;
+use super::state::{Answer, At, Shared};
 use crate::http::headers;
 use crate::proxy::explain::{Explainer, StoredExplanation};
 use crate::running::Running;
@@ -18,11 +18,26 @@ use crate::running::Running;
 /// Parameters in the order they came; `header` may come several times.
 type Parameters = Query<Vec<(String, String)>>;
 
-/// `GET /cache/explain?url=…[&method=GET][&header=Name:%20value]…`
+/// Its routes.
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default().routes(routes!(explain))
+}
+
+/// What is stored for ?url=… (&method=…&header=Name:%20value…), and the decision on the request
+#[utoipa::path(get, path = "/cache/explain", tag = "entries",
+    params(
+        ("url" = String, Query, description = "a URL as clients send it, or a path", example = "/users/7"),
+        ("method" = Option<String>, Query, description = "`GET` if it is not given"),
+        ("header" = Option<Vec<String>>, Query, description = "a field of the request, `Name: value`; as often as needed"),
+    ),
+    responses(
+        (status = 200, body = Success<StoredExplanation>),
+        (status = 400, description = "the parameters are no request", body = ErrorBody),
+    ))]
 pub async fn explain(
-    State(state): State<Arc<AdminState>>,
+    State(state): At,
     parameters: Result<Parameters, QueryRejection>,
-) -> Result<Json<Success<StoredExplanation>>, Refusal> {
+) -> Answer<StoredExplanation> {
     let Query(parameters) = parameters.map_err(|rejection| malformed(rejection.body_text()))?;
     let query = ExplainQuery::read(parameters)?;
     let explainer = query.explainer(state.running())?;

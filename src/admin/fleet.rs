@@ -1,22 +1,29 @@
 //! `GET /cache/fleet`: the state of this proxy, and what the store knows of the fleet.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::report::Success;
-use super::state::AdminState;
+use super::state::{AdminState, At, Shared};
 use crate::cache::StoreState;
 use crate::coherence::fleet::status::{FleetStatus, NoLease};
 use crate::config::Coherence;
 use crate::marks::Stamp;
 use crate::store::fleet::{EpochState, Member, Roster};
 
+/// Its routes.
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default().routes(routes!(fleet))
+}
+
 /// The fleet as this proxy sees it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct FleetReport {
     /// `embedded`: there is no store, and no other proxy.
     mode: &'static str,
@@ -25,18 +32,18 @@ pub struct FleetReport {
     /// Pending invalidations that the store does not have yet, in tags. While there are any, requests go upstream.
     undelivered: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    proxy: Option<Proxy>,
+    proxy: Option<ProxyReport>,
     /// Null while the store cannot be asked and has not been.
     epoch: Option<Epoch>,
     /// Null while the store cannot be asked.
     intents: Option<Intents>,
     /// Null while the store cannot be asked.
-    members: Option<Vec<Place>>,
+    members: Option<Vec<MemberReport>>,
 }
 
 /// This proxy.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Proxy {
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+struct ProxyReport {
     id: String,
     coherence: &'static str,
     lease: String,
@@ -52,21 +59,21 @@ struct Proxy {
     synced_seconds_ago: Option<f64>,
     /// How far the clock of this machine is ahead of the store's; negative: behind.
     clock_ahead_seconds: f64,
-    applied: Option<At>,
+    applied: Option<Position>,
 }
 
 /// An epoch and a sequence in it. Epochs are text: they are wider than numbers of JSON are exact.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct At {
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+struct Position {
     epoch: String,
     sequence: u64,
 }
 
 /// The epoch, as of now or, while the store is away, as of the last sync.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 struct Epoch {
     /// The last sequence that was issued; null while the store is away.
-    at: Option<At>,
+    at: Option<Position>,
     /// Why it began.
     cause: String,
     began: String,
@@ -77,7 +84,7 @@ struct Epoch {
     longest_lease: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 struct Intents {
     pending: u64,
     /// Abandoned by their proxies; another proxy carries them out.
@@ -85,19 +92,19 @@ struct Intents {
 }
 
 /// A member.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Place {
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+struct MemberReport {
     id: String,
     is_this: bool,
     lease: String,
     /// By the clock of the store.
     synced_seconds_ago: f64,
-    applied: Option<At>,
+    applied: Option<Position>,
 }
 
 /// The same in short, for detailed health.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Brief {
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct FleetSummary {
     lease_held: bool,
     reason: Option<&'static str>,
     why: Option<String>,
@@ -110,16 +117,19 @@ pub struct Brief {
     intents_due: Option<u64>,
 }
 
-/// `GET /cache/fleet`: answers while the store is away, too.
-pub async fn fleet(State(state): State<Arc<AdminState>>) -> Json<Success<FleetReport>> {
+/// The lease of this proxy and why it has none, epoch, members, writes under way
+///
+/// Answers while the store is away, too.
+#[utoipa::path(get, path = "/cache/fleet", tag = "state", responses((status = 200, body = Success<FleetReport>)))]
+pub async fn fleet(State(state): At) -> Json<Success<FleetReport>> {
     Json(Success::of(FleetReport::of(&state).await))
 }
 
 /// What detailed health says; `None` without a store.
-pub async fn brief(state: &AdminState) -> Option<Brief> {
+pub async fn summary(state: &AdminState) -> Option<FleetSummary> {
     let FleetReport { undelivered, proxy, epoch, intents, members, .. } = FleetReport::of(state).await;
     let proxy = proxy?;
-    Some(Brief {
+    Some(FleetSummary {
         lease_held: proxy.lease_held,
         reason: proxy.reason,
         why: proxy.why,
@@ -173,8 +183,8 @@ impl FleetReport {
                 None => last.map(|state| Epoch::new(&state, None, now)),
             },
             intents: roster.as_ref().map(|roster| Intents { pending: roster.intents, due: roster.due }),
-            members: roster.map(|roster| places(&roster.members, this.as_deref())),
-            proxy: report.map(Proxy::from),
+            members: roster.map(|roster| member_reports(&roster.members, this.as_deref())),
+            proxy: report.map(ProxyReport::from),
         }
     }
 }
@@ -188,22 +198,22 @@ fn aged(state: &EpochState, ago: Duration) -> Option<EpochState> {
     })
 }
 
-fn places(members: &[Member], this: Option<&str>) -> Vec<Place> {
-    let place = |member: &Member| Place {
+fn member_reports(members: &[Member], this: Option<&str>) -> Vec<MemberReport> {
+    let report = |member: &Member| MemberReport {
         id: member.id.to_string(),
         is_this: Some(&*member.id) == this,
         lease: text(member.lease),
         synced_seconds_ago: seconds(member.synced),
-        applied: member.applied.map(At::from),
+        applied: member.applied.map(Position::from),
     };
-    let mut places: Vec<Place> = members.iter().map(place).collect();
-    places.sort_by(|one, other| one.id.cmp(&other.id));
-    places
+    let mut member_reports: Vec<MemberReport> = members.iter().map(report).collect();
+    member_reports.sort_by(|one, other| one.id.cmp(&other.id));
+    member_reports
 }
 
-impl From<FleetStatus> for Proxy {
-    fn from(report: FleetStatus) -> Proxy {
-        Proxy {
+impl From<FleetStatus> for ProxyReport {
+    fn from(report: FleetStatus) -> ProxyReport {
+        ProxyReport {
             id: report.id.into(),
             coherence: match report.coherence {
                 Coherence::Lease => "lease",
@@ -218,14 +228,14 @@ impl From<FleetStatus> for Proxy {
             synced_seconds_ago: report.synced.map(seconds),
             // Whole milliseconds: more is not known.
             clock_ahead_seconds: (-(report.store_clock_ahead / 1000)) as f64 / 1000.0,
-            applied: report.applied.map(At::from),
+            applied: report.applied.map(Position::from),
         }
     }
 }
 
-impl From<Stamp> for At {
-    fn from(stamp: Stamp) -> At {
-        At { epoch: stamp.epoch.0.to_string(), sequence: stamp.sequence }
+impl From<Stamp> for Position {
+    fn from(stamp: Stamp) -> Position {
+        Position { epoch: stamp.epoch.0.to_string(), sequence: stamp.sequence }
     }
 }
 
@@ -233,7 +243,7 @@ impl Epoch {
     fn new(state: &EpochState, at: Option<Stamp>, now: SystemTime) -> Epoch {
         let began = now.checked_sub(state.age).unwrap_or(SystemTime::UNIX_EPOCH);
         Epoch {
-            at: at.map(At::from),
+            at: at.map(Position::from),
             cause: state.cause.clone(),
             began: humantime::format_rfc3339_seconds(began.max(SystemTime::UNIX_EPOCH)).to_string(),
             age_seconds: seconds(state.age),
@@ -305,7 +315,7 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
         let told = FleetReport::new(Some(report(None)), Some(roster), "up".to_owned(), 0, now);
         let stamp = json!({ "epoch": "18446744073709551615", "sequence": 9 });
-        let place = |id: &str, is_this: bool, applied: serde_json::Value| json!({ "id": id, "is_this": is_this, "lease": "1s", "synced_seconds_ago": 0.25, "applied": applied });
+        let listed = |id: &str, is_this: bool, applied: serde_json::Value| json!({ "id": id, "is_this": is_this, "lease": "1s", "synced_seconds_ago": 0.25, "applied": applied });
         let expected = json!({
             "mode": "shared",
             "store": "up",
@@ -320,7 +330,7 @@ mod tests {
                 "floor": 7, "floor_age_seconds": 50.0, "marks": 3, "longest_lease": "1s",
             },
             "intents": { "pending": 4, "due": 1 },
-            "members": [place("p1", true, stamp.clone()), place("p2", false, json!(null))],
+            "members": [listed("p1", true, stamp.clone()), listed("p2", false, json!(null))],
         });
         assert_eq!(serde_json::to_value(told).unwrap(), expected);
     }

@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
-use crate::running::Running;
+use super::report::{self, KeyStatsReport};
+use super::state::AdminState;
+use crate::running::{Live, Running};
 use crate::store::sweep::Dated;
 use crate::store::{KeyCounts, StoreError};
 use crate::upkeep::names::{FamilyOwners, SELF_TEST_LABEL};
@@ -52,6 +57,28 @@ impl From<Dated> for CountedKeys {
     }
 }
 
+/// Their fields in JSON, with 0 for families without any.
+pub(super) fn key_counts(counts: &CountedKeys, live: &Live) -> Map<String, Value> {
+    report::key_counts(&counts.keys, live.rules.families().iter().map(|family| family.name.as_str()))
+}
+/// The sweeper of the store.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Swept {
+    /// What it does in this proxy: `off`, `elsewhere`, `resting`, `sweeping`.
+    sweeper: &'static str,
+    /// Its last scan, if the counts come from it; null: they were counted for this request.
+    key_stats: Option<KeyStatsReport>,
+    /// How long ago the keys were counted; null: they were not.
+    counted_seconds_ago: Option<u64>,
+}
+
+impl Swept {
+    pub(super) fn of(state: &AdminState, counts: Option<&CountedKeys>) -> Swept {
+        let key_stats = counts.and_then(|counts| counts.swept.as_ref()).map(KeyStatsReport::from);
+        let counted_seconds_ago = counts.map(|counts| counts.age().as_secs());
+        Swept { sweeper: state.running().cache.sweeping().word(), key_stats, counted_seconds_ago }
+    }
+}
 /// The latest count; none at first.
 pub struct KeyStatsCache {
     /// Held while counting. Requests that wait for it share the result.

@@ -1,33 +1,41 @@
 //! [`Refusal`]: every error that the admin answers with, as JSON that says what is wrong and what to do.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// An error. Its JSON is that of HITA's clients (`success`, `error`) with `what_to_do` added.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
     status: StatusCode,
-    body: Body,
+    body: ErrorBody,
     challenge: Option<&'static str>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Body {
+/// The JSON of an error.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// False.
     success: bool,
+    /// What is wrong.
     error: String,
     what_to_do: String,
+    /// Some errors say more.
     #[serde(flatten)]
+    #[schema(value_type = BTreeMap<String, Value>)]
     more: Map<String, Value>,
 }
 
 impl Refusal {
     /// What is wrong, and what to do about it.
     pub fn new(status: StatusCode, error: impl Into<String>, what_to_do: impl Into<String>) -> Refusal {
-        let body = Body { success: false, error: error.into(), what_to_do: what_to_do.into(), more: Map::new() };
+        let body =
+            ErrorBody { success: false, error: error.into(), what_to_do: what_to_do.into(), more: Map::new() };
         Refusal { status, body, challenge: None }
     }
 
@@ -51,6 +59,13 @@ impl Refusal {
     #[must_use]
     pub fn challenge(self, challenge: &'static str) -> Refusal {
         Refusal { challenge: Some(challenge), ..self }
+    }
+}
+
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Refusal {
+        let what_to_do = "percent-encode names as UTF-8";
+        Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), what_to_do)
     }
 }
 

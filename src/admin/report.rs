@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::cache::memory::Usage;
 use crate::key::Parameters;
@@ -22,7 +23,7 @@ use crate::store::sweep::Dated;
 use crate::store::{KeyCounts, StoreInfo};
 
 /// An answer to a request that succeeded: `success` before everything else.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Success<T> {
     success: bool,
     #[serde(flatten)]
@@ -37,7 +38,7 @@ impl<T> Success<T> {
 }
 
 /// How requests were answered.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Performance {
     keyspace_hits: u64,
     keyspace_misses: u64,
@@ -52,7 +53,7 @@ fn percent(part: u64, all: u64) -> f64 {
 }
 
 /// Reads that were forwarded without being cached.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Passes {
     passes: u64,
     /// Of all reads, percent with one decimal.
@@ -103,7 +104,7 @@ pub struct Tier {
     pub redis: Option<RedisCounters>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct MemoryUsage {
     /// `2.5M`
     used_memory: String,
@@ -121,7 +122,7 @@ pub struct MemoryUsage {
 }
 
 /// Embedded: clients of Larder, and its own time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Connections {
     pub connected_clients: u64,
     pub total_connections_received: u64,
@@ -129,7 +130,7 @@ pub struct Connections {
 }
 
 /// Redis's own counters since its start, over everything that uses it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RedisCounters {
     #[serde(flatten)]
     performance: Performance,
@@ -203,7 +204,7 @@ impl Tier {
 }
 
 /// `cache_info` of health.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct CacheInfo {
     status: &'static str,
     /// Where the entries are: `redis`, or the `memory` of this process.
@@ -238,8 +239,9 @@ impl CacheInfo {
 }
 
 /// `detailed_statistics` of detailed health.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Statistics {
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub key_counts: Map<String, Value>,
     /// False: the count stopped at a limit, and the numbers are lower bounds.
     pub complete: bool,
@@ -260,7 +262,7 @@ pub struct Statistics {
 }
 
 /// What this process holds, with Redis too.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Larder {
     version: &'static str,
     uptime_in_seconds: u64,
@@ -299,7 +301,7 @@ pub fn key_counts<'n>(counts: &KeyCounts, families: impl IntoIterator<Item = &'n
 }
 
 /// What became of each step of the self-test.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TestResults {
     pub cache_available: bool,
     pub set_operation: bool,
@@ -331,7 +333,7 @@ impl TestResults {
 }
 
 /// A family as the rules define it. Durations are for people, with seconds beside the one that is compared most.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct FamilyDefinition {
     pub name: String,
     pub path: String,
@@ -376,7 +378,7 @@ pub struct FamilyDefinition {
     /// The instances beside the captures of its path: name and source.
     pub instance: BTreeMap<String, String>,
     /// Query parameters that are part of the key.
-    pub query: Query,
+    pub query: QueryParameters,
     pub query_sort: bool,
     /// Null: all are sent.
     pub cookies: Option<Vec<String>>,
@@ -436,7 +438,7 @@ impl FamilyDefinition {
             identity: family.key_spec.identity.to_string(),
             authorize: family.authorize.as_ref().map(|authorize| authorize.path.clone()),
             instance: family.instances.iter().map(|it| (it.name.clone(), it.source.to_string())).collect(),
-            query: Query::of(&family.key_spec.query.parameters),
+            query: QueryParameters::of(&family.key_spec.query.parameters),
             query_sort: family.key_spec.query.sort,
             cookies: family.key_spec.cookies.clone(),
             set_cookie: policy.set_cookie.word(),
@@ -461,28 +463,29 @@ impl FamilyDefinition {
 }
 
 /// `"all"`, `{"keep": ["page"]}` or `{"drop": ["utm_source"]}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Query {
+pub enum QueryParameters {
     All,
     Keep(Vec<String>),
     Drop(Vec<String>),
 }
 
-impl Query {
-    fn of(parameters: &Parameters) -> Query {
+impl QueryParameters {
+    fn of(parameters: &Parameters) -> QueryParameters {
         match parameters {
-            Parameters::All => Query::All,
-            Parameters::Keep(names) => Query::Keep(names.clone()),
-            Parameters::Drop(names) => Query::Drop(names.clone()),
+            Parameters::All => QueryParameters::All,
+            Parameters::Keep(names) => QueryParameters::Keep(names.clone()),
+            Parameters::Drop(names) => QueryParameters::Drop(names.clone()),
         }
     }
 }
 
 /// What became of the requests of a family.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct FamilyActivity {
     /// By outcome, as in the metric `larder_requests_total`.
+    #[schema(value_type = BTreeMap<String, u64>)]
     requests: BTreeMap<&'static str, u64>,
     hit_rate: f64,
     /// Of all reads, those that were forwarded without being cached; percent.
@@ -507,7 +510,7 @@ impl FamilyActivity {
 }
 
 /// A walk of the sweeper over the store's entries.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct KeyStatsReport {
     /// Since it ended.
     age_seconds: u64,
@@ -519,6 +522,7 @@ pub struct KeyStatsReport {
     /// Entries of another version of Larder.
     unreadable: u64,
     /// `user_list_bytes`, …, `total_bytes`.
+    #[schema(value_type = BTreeMap<String, u64>)]
     bytes: Map<String, Value>,
 }
 
@@ -542,7 +546,7 @@ impl From<&Dated> for KeyStatsReport {
 }
 
 /// A family with what became of its requests.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct FamilyReport {
     #[serde(flatten)]
     pub definition: FamilyDefinition,
@@ -551,7 +555,7 @@ pub struct FamilyReport {
 }
 
 /// An invalidation as the rules define it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct InvalidationDefinition {
     path: String,
     methods: Vec<String>,
@@ -590,7 +594,7 @@ impl From<&Invalidation> for InvalidationDefinition {
 }
 
 /// Why an edit of the rules file was refused.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct EditFault {
     message: String,
     /// Empty when the file could not be read at all.

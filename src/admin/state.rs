@@ -3,16 +3,30 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use axum::Json;
+use axum::extract::State;
+
 use super::key_stats::{CountedKeys, KeyStatsCache};
 use super::refusal::Refusal;
-use super::report::{CacheInfo, Connections, Performance, Process, Tier};
+use super::report::{CacheInfo, Connections, Performance, Process, Success, Tier};
+use super::routes::Routes;
 use crate::cache::StoreState;
 use crate::running::Running;
 use crate::store;
 
+/// The state as routers hold it.
+pub type Shared = Arc<AdminState>;
+/// The state as handlers take it.
+pub type At = State<Shared>;
+/// What most handlers answer.
+pub type Answer<T> = Result<Json<Success<T>>, Refusal>;
+
 /// The state shared by the handlers.
 pub struct AdminState {
     running: Arc<Running>,
+    routes: Arc<Routes>,
+    /// The OpenAPI document, as JSON.
+    description: String,
     key_stats: KeyStatsCache,
     /// Highest seen use of L1, bytes.
     peak: AtomicU64,
@@ -20,13 +34,23 @@ pub struct AdminState {
 
 impl AdminState {
     /// The state for this Larder.
-    pub fn new(running: Arc<Running>) -> AdminState {
-        AdminState { running, key_stats: KeyStatsCache::default(), peak: AtomicU64::new(0) }
+    pub fn new(running: Arc<Running>, routes: Arc<Routes>, description: String) -> AdminState {
+        AdminState { running, routes, description, key_stats: KeyStatsCache::default(), peak: AtomicU64::new(0) }
     }
 
     /// The running Larder.
     pub fn running(&self) -> &Running {
         &self.running
+    }
+
+    /// What routes there are.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// The OpenAPI document, as JSON.
+    pub fn description(&self) -> &str {
+        &self.description
     }
 
     /// The tier that entries are in: the store, or this process.

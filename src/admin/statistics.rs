@@ -7,9 +7,14 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::api::{Answer, At, Swept, key_counts};
+use super::key_stats::{Swept, key_counts};
+use super::refusal::ErrorBody;
 use super::report::{CacheInfo, Larder, MemoryUsage, Passes, Performance, Success};
+use super::state::{Answer, At, Shared};
 use crate::monitor::{self, lock};
 use crate::running::Running;
 use crate::upkeep::alerts::Alert;
@@ -17,10 +22,15 @@ use crate::upkeep::history::{Rates, WINDOWS};
 use crate::upkeep::unmatched::Known;
 use crate::upstream::LastFailure;
 
+/// Its routes.
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default().routes(routes!(stats)).routes(routes!(alerts))
+}
+
 /// By the name of the window: `1m`, `5m`, `1h`.
 type Windows = BTreeMap<&'static str, Rates>;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Stats {
     cache_info: CacheInfo,
     #[serde(flatten)]
@@ -28,12 +38,15 @@ pub struct Stats {
     #[serde(flatten)]
     passes: Passes,
     /// Of everything.
+    #[schema(value_type = BTreeMap<String, Rates>)]
     rates: Windows,
     /// By family; `none`: requests without one.
+    #[schema(value_type = BTreeMap<String, BTreeMap<String, Rates>>)]
     families: BTreeMap<String, Windows>,
     /// Of the tier that holds the entries.
     memory_usage: MemoryUsage,
     larder: Larder,
+    #[schema(value_type = BTreeMap<String, u64>)]
     key_counts: Map<String, Value>,
     /// False: the count stopped at a limit, and the numbers are lower bounds.
     complete: bool,
@@ -44,13 +57,17 @@ pub struct Stats {
     swept: Swept,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct UpstreamReport {
     /// Null: there was none.
     last_failure: Option<LastFailure>,
 }
 
-/// `GET /cache/stats`
+/// Rates of the last minute, five minutes and hour, memory, and keys by family
+#[utoipa::path(get, path = "/cache/stats", tag = "state", responses(
+    (status = 200, body = Success<Stats>),
+    (status = 503, description = "Redis does not answer", body = ErrorBody),
+))]
 pub async fn stats(State(state): At) -> Answer<Stats> {
     let tier = state.tier().await?;
     let counts = state.counts().await?;
@@ -88,7 +105,7 @@ fn rates(running: &Running) -> (Windows, BTreeMap<String, Windows>) {
     (all, families)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct AlertReport {
     /// Those that are raised.
     alerts: Vec<Alert>,
@@ -98,7 +115,7 @@ pub struct AlertReport {
 }
 
 /// Percent, or milliseconds and seconds where the name says so; null: never.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ThresholdReport {
     hit_rate: Option<f64>,
     error_rate: Option<f64>,
@@ -110,7 +127,8 @@ struct ThresholdReport {
     webhook: bool,
 }
 
-/// `GET /cache/alerts`
+/// Alerts that are raised, those that were, and the thresholds
+#[utoipa::path(get, path = "/cache/alerts", tag = "state", responses((status = 200, body = Success<AlertReport>)))]
 pub async fn alerts(State(state): At) -> Json<Success<AlertReport>> {
     let config = &state.running().config.alerts;
     let percent = |part: Option<f64>| part.map(|part| (part * 1000.0).round() / 10.0);

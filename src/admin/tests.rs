@@ -112,19 +112,56 @@ async fn post(running: &Arc<Running>, target: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn every_route_of_the_table_is_there_and_the_index_lists_them() {
+async fn what_the_description_and_the_index_list_is_there() {
     let running = running(RULES);
-    for route in routes::ROUTES {
-        let target =
-            route.path.replace("{family}", "user_details").replace("{instance}", "7").replace("{group}", "a");
-        let target = target.replace("/cache/explain", "/cache/explain?url=/users");
-        let answer = call(&running, route.method.parse().unwrap(), &target, None).await;
-        let is_unknown = answer.text.contains("there is no") || answer.status == StatusCode::METHOD_NOT_ALLOWED;
-        assert!(!is_unknown, "{} {target}: {}", route.method, answer.text);
-        assert_eq!(answer.headers[CACHE_CONTROL], "no-store");
+    let document = get(&running, "/openapi.json").await.json();
+    let mut described = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            described.push((method.to_uppercase(), path.clone()));
+        }
     }
     let index = get(&running, "/").await.succeeds();
-    assert_eq!(index["routes"].as_array().unwrap().len(), routes::ROUTES.len());
+    let listed: Vec<(String, String)> = index["routes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|route| {
+            let text = |name: &str| route[name].as_str().unwrap().to_owned();
+            (text("method"), text("path"))
+        })
+        .collect();
+    assert_eq!(listed.len(), described.len());
+    for (method, path) in described {
+        assert!(listed.contains(&(method.clone(), path.clone())), "{method} {path}");
+        let target = path.replace("{family}", "user_details").replace(['{', '}'], "");
+        let target = target.replace("/cache/explain", "/cache/explain?url=/users");
+        let answer = call(&running, method.parse().unwrap(), &target, None).await;
+        let is_unknown = answer.text.contains("there is no /") || answer.status == StatusCode::METHOD_NOT_ALLOWED;
+        assert!(!is_unknown, "{method} {target}: {}", answer.text);
+        assert_eq!(answer.headers[CACHE_CONTROL], "no-store");
+        if answer.status != 200 {
+            let statuses = &document["paths"][&path][method.to_lowercase()]["responses"];
+            assert!(
+                !statuses[answer.status.as_str()].is_null(),
+                "{method} {path}: {} is not described",
+                answer.status
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_page_of_the_description_loads_nothing_from_elsewhere() {
+    let page = get(&running(RULES), "/docs").await;
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let (_, nonce) = policy.split_once("script-src 'nonce-").unwrap();
+    let nonce = &nonce[..32];
+    assert_eq!(page.text.matches(&format!("nonce=\"{nonce}\"")).count(), 2, "its script and its style");
+    for foreign in ["http://", "https://", "src=", "href=\"/", "onclick", "style=\""] {
+        assert!(!page.text.contains(foreign), "{foreign}");
+    }
 }
 
 #[tokio::test]

@@ -1,18 +1,19 @@
-//! Parameters that a route does not take are refused: `POST /cache/clear?url=/x` must not purge everything. No route takes content; an
-//! empty JSON object, which some clients send with every POST, counts as none.
+//! Parameters, fields and content that a route does not take are refused: `POST /cache/clear?url=/x` must not purge everything. An
+//! empty JSON object, which some clients send with every POST, counts as no content.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Query, Request};
+use axum::extract::{MatchedPath, Query, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{Method, StatusCode, Uri};
+use http::{StatusCode, Uri};
 use http_body::Body as _;
 use serde_json::Value;
 
 use super::refusal::Refusal;
-use super::routes::{ROUTES, Route};
+use super::routes::{Route, Routes, TakenContent};
 use crate::rules::nearest::{did_you_mean, nearest};
 
 /// Most content that is looked at, bytes.
@@ -21,26 +22,31 @@ const CONTENT: usize = 64 << 10;
 /// How long content is waited for.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Passes on requests without unknown parameters and content.
-pub async fn refuse(route: MatchedPath, request: Request, next: Next) -> Response {
-    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    let Some(route) = ROUTES.iter().find(|known| known.path == route.as_str() && known.method == method.as_str())
-    else {
+/// Passes on requests without unknown parameters, fields and content.
+pub async fn refuse(
+    State(routes): State<Arc<Routes>>,
+    route: MatchedPath,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(route) = routes.find(request.method(), route.as_str()) else {
         // It is told which methods there are.
         return next.run(request).await;
     };
     if let Err(refusal) = check_parameters(route, request.uri()) {
         return refusal.into_response();
     }
-    let (parts, body) = request.into_parts();
-    if !body.is_end_stream() {
-        let content = tokio::time::timeout(WITHIN, axum::body::to_bytes(body, CONTENT)).await;
-        let content = content.ok().and_then(Result::ok);
-        if let Err(refusal) = check_content(route, parts.uri.path(), content.as_deref()) {
-            return refusal.into_response();
-        }
+    if route.content == TakenContent::Other || request.body().is_end_stream() {
+        return next.run(request).await;
     }
-    next.run(Request::from_parts(parts, Body::empty())).await
+    let (parts, body) = request.into_parts();
+    let content = tokio::time::timeout(WITHIN, axum::body::to_bytes(body, CONTENT)).await;
+    let content = content.ok().and_then(Result::ok);
+    if let Err(refusal) = check_content(route, parts.uri.path(), content.as_deref()) {
+        return refusal.into_response();
+    }
+    let body = content.filter(|_| route.content == TakenContent::Json).map_or_else(Body::empty, Body::from);
+    next.run(Request::from_parts(parts, body)).await
 }
 
 fn check_parameters(route: &Route, uri: &Uri) -> Result<(), Refusal> {
@@ -48,8 +54,9 @@ fn check_parameters(route: &Route, uri: &Uri) -> Result<(), Refusal> {
         let what_to_do = "percent-encode names and values as UTF-8";
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "the query cannot be read", what_to_do));
     };
-    let unknown = parameters.iter().find(|(name, _)| !route.takes.contains(&name.as_str()));
-    unknown.map_or(Ok(()), |(name, value)| Err(refusal(route, uri.path(), "parameter", name, value)))
+    let unknown = parameters.iter().find(|(name, _)| !route.takes.contains(name));
+    unknown
+        .map_or(Ok(()), |(name, value)| Err(refusal(route, uri.path(), "parameter", (name, value), &route.takes)))
 }
 
 /// `content`: none if there is too much of it, or it does not come.
@@ -57,9 +64,17 @@ fn check_content(route: &Route, path: &str, content: Option<&[u8]>) -> Result<()
     let json = content.map(serde_json::from_slice::<Value>);
     match (content, json) {
         (Some(content), _) if content.trim_ascii().is_empty() => Ok(()),
-        (_, Some(Ok(Value::Object(fields)))) => fields.iter().next().map_or(Ok(()), |(name, value)| {
-            Err(refusal(route, path, "field", name, value.as_str().unwrap_or_default()))
-        }),
+        (_, Some(Ok(Value::Object(fields)))) => {
+            let unknown = fields.iter().find(|(name, _)| !route.fields.contains(name));
+            unknown.map_or(Ok(()), |(name, value)| {
+                Err(refusal(route, path, "field", (name, value.as_str().unwrap_or_default()), &route.fields))
+            })
+        }
+        _ if route.content == TakenContent::Json => {
+            let error = format!("the content is no JSON object, or has more than {CONTENT} bytes");
+            let what_to_do = format!("send {{…}} with {}", takes(&route.fields));
+            Err(Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do))
+        }
         _ => {
             let error = format!("{} {} takes no content", route.method, route.path);
             Err(Refusal::new(StatusCode::BAD_REQUEST, error, instead(route, path, "", "")))
@@ -67,20 +82,21 @@ fn check_content(route: &Route, path: &str, content: Option<&[u8]>) -> Result<()
     }
 }
 
-fn refusal(route: &Route, path: &str, kind: &str, name: &str, value: &str) -> Refusal {
-    let error = format!("unknown {kind} {name:?}: {} {} takes {}", route.method, route.path, takes(route));
+/// `taken`: the names that there are.
+fn refusal(route: &Route, path: &str, kind: &str, (name, value): (&str, &str), taken: &[String]) -> Refusal {
+    let error = format!("unknown {kind} {name:?}: {} {} takes {}", route.method, route.path, takes(taken));
     Refusal::new(StatusCode::BAD_REQUEST, error, instead(route, path, name, value))
 }
 
-fn takes(route: &Route) -> String {
-    if route.takes.is_empty() { "none".to_owned() } else { route.takes.join(", ") }
+fn takes(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// What to ask for instead.
 fn instead(route: &Route, path: &str, name: &str, value: &str) -> String {
     let is_plain =
         !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.:-*".contains(&byte));
-    match (route.path, name) {
+    match (&*route.path, name) {
         ("/cache/clear", "family" | "name" | "tag") if is_plain => format!("send POST /cache/clear/{value}"),
         ("/cache/clear", "group") if is_plain => format!("send POST /cache/groups/{value}/clear"),
         ("/cache/clear", "url" | "uri" | "path") => {
@@ -93,7 +109,7 @@ fn instead(route: &Route, path: &str, name: &str, value: &str) -> String {
         ("/cache/clear/{family}", "id" | "instance" | "key" | "value") if is_plain => {
             format!("send POST {path}/{value}")
         }
-        _ => did_you_mean(&nearest(name, route.takes.iter().copied()), || {
+        _ => did_you_mean(&nearest(name, route.takes.iter().chain(&route.fields).map(String::as_str)), || {
             format!("send {} {path} without it; GET / says what each route takes", route.method)
         }),
     }
@@ -101,10 +117,15 @@ fn instead(route: &Route, path: &str, name: &str, value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::openapi;
     use super::*;
 
+    fn routes() -> Routes {
+        Routes::of(&openapi::router().into_openapi())
+    }
+
     fn route(method: &str, path: &str) -> Route {
-        *ROUTES.iter().find(|route| route.method == method && route.path == path).unwrap()
+        routes().find(&method.parse().unwrap(), path).unwrap().clone()
     }
 
     async fn text(refused: Result<(), Refusal>) -> Option<String> {
@@ -116,12 +137,12 @@ mod tests {
 
     #[tokio::test]
     async fn every_route_refuses_parameters_that_it_does_not_take() {
-        for route in ROUTES {
+        for route in routes().iter() {
             let uri: Uri = format!("{}?nothing=1", route.path.replace(['{', '}'], "")).parse().unwrap();
-            let refused = text(check_parameters(&route, &uri)).await.unwrap();
+            let refused = text(check_parameters(route, &uri)).await.unwrap();
             assert!(refused.contains("unknown parameter \\\"nothing\\\""), "{refused}");
             let uri: Uri = format!("{}?", uri.path()).parse().unwrap();
-            assert_eq!(text(check_parameters(&route, &uri)).await, None);
+            assert_eq!(text(check_parameters(route, &uri)).await, None);
         }
         let uri: Uri = "/cache/explain?url=/&method=GET&header=a:1&header=b:2".parse().unwrap();
         assert_eq!(text(check_parameters(&route("GET", "/cache/explain"), &uri)).await, None);
@@ -129,17 +150,18 @@ mod tests {
 
     #[tokio::test]
     async fn every_route_refuses_fields_and_other_content() {
-        for route in ROUTES {
+        for route in routes().iter() {
             for content in ["", " \n", "{}", " { } "] {
-                assert_eq!(text(check_content(&route, "/", Some(content.as_bytes()))).await, None, "{content}");
+                assert_eq!(text(check_content(route, "/", Some(content.as_bytes()))).await, None, "{content}");
             }
-            let refused = text(check_content(&route, "/", Some(b"{\"family\": \"user\"}"))).await.unwrap();
-            assert!(refused.contains("unknown field \\\"family\\\""), "{refused}");
+            let refused = text(check_content(route, "/", Some(b"{\"nothing\": \"user\"}"))).await.unwrap();
+            assert!(refused.contains("unknown field \\\"nothing\\\""), "{refused}");
             for content in ["[]", "null", "a=b", "\"x\"", "{"] {
-                let refused = text(check_content(&route, "/", Some(content.as_bytes()))).await.unwrap();
-                assert!(refused.contains("takes no content"), "{content}: {refused}");
+                let refused = text(check_content(route, "/", Some(content.as_bytes()))).await.unwrap();
+                let takes_none = refused.contains("takes no content");
+                assert_eq!(takes_none, route.content == TakenContent::Nothing, "{content}: {refused}");
             }
-            assert!(text(check_content(&route, "/", None)).await.is_some());
+            assert!(text(check_content(route, "/", None)).await.is_some());
         }
     }
 

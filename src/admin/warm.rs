@@ -1,6 +1,5 @@
 //! The routes about warming ([`crate::warm`]).
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Json;
@@ -9,22 +8,28 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::refusal::Refusal;
+use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
-use super::state::AdminState;
+use super::state::{At, Shared};
 use crate::config::WarmTable;
 use crate::config::warm::paths::PathPattern;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
 use crate::upkeep::warming::WarmReport;
 
-type At = State<Arc<AdminState>>;
+/// Its routes.
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default().routes(routes!(warm_state, warm_all)).routes(routes!(warm_family))
+}
 
 /// Paths of a table that are looked at for the family of a request.
 const LOOKED_AT: usize = 10_000;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct WarmState {
     /// Which proxy warms by itself: `off` (there is no `[[warm]]`), `here`, `elsewhere` (or none, while Redis is away).
     warming: &'static str,
@@ -35,7 +40,7 @@ pub struct WarmState {
     reports: Vec<RunReport>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct TableReport {
     /// In the rules file.
     line: usize,
@@ -43,7 +48,7 @@ struct TableReport {
     when: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct RunReport {
     /// Counts the runs of this proxy from 1.
     run: u64,
@@ -60,13 +65,13 @@ struct RunReport {
     not_stored: u64,
     failed: u64,
     /// Of what was not stored or failed, with the first path of each.
-    reasons: Vec<Reason>,
+    reasons: Vec<WarmReason>,
     /// Sources that could not be read.
     problems: Vec<String>,
 }
 
-#[derive(Serialize)]
-struct Reason {
+#[derive(Serialize, ToSchema)]
+struct WarmReason {
     result: &'static str,
     reason: String,
     count: u64,
@@ -90,7 +95,12 @@ impl From<WarmReport> for RunReport {
             reasons: report
                 .reasons
                 .into_iter()
-                .map(|it| Reason { result: it.result, reason: it.reason, count: it.count, example: it.example })
+                .map(|it| WarmReason {
+                    result: it.result,
+                    reason: it.reason,
+                    count: it.count,
+                    example: it.example,
+                })
                 .collect(),
             problems: report.problems,
             family: report.family,
@@ -98,8 +108,9 @@ impl From<WarmReport> for RunReport {
     }
 }
 
-/// `GET /cache/warm`
-pub async fn state(State(state): At) -> Json<Success<WarmState>> {
+/// The warming run under way, the last runs, and what [[warm]] names
+#[utoipa::path(get, path = "/cache/warm", tag = "warm", responses((status = 200, body = Success<WarmState>)))]
+pub async fn warm_state(State(state): At) -> Json<Success<WarmState>> {
     let (running, live) = (state.running(), state.running().live());
     let (run, reports) = running.warming.reports();
     let tables = live.warm.iter().map(|table| {
@@ -114,20 +125,34 @@ pub async fn state(State(state): At) -> Json<Success<WarmState>> {
     }))
 }
 
-#[derive(Serialize)]
-struct Begun {
+#[derive(Serialize, ToSchema)]
+pub struct Begun {
     message: String,
     /// Its number in `GET /cache/warm`.
     run: u64,
 }
 
-/// `POST /cache/warm`
-pub async fn all(State(state): At) -> Result<Response, Refusal> {
+/// Warms everything that [[warm]] names
+#[utoipa::path(post, path = "/cache/warm", tag = "warm", responses(
+    (status = 202, description = "begun", body = Success<Begun>),
+    (status = 409, description = "a run is under way, or there is no [[warm]]", body = ErrorBody),
+))]
+pub async fn warm_all(State(state): At) -> Result<Response, Refusal> {
     begin(state.running(), None)
 }
 
-/// `POST /cache/warm/{family}`
-pub async fn family(State(state): At, family: Result<Path<String>, PathRejection>) -> Result<Response, Refusal> {
+/// Warms what of it belongs to this family
+#[utoipa::path(post, path = "/cache/warm/{family}", tag = "warm",
+    params(("family" = String, Path, description = "a family, or a level")),
+    responses(
+        (status = 202, description = "begun", body = Success<Begun>),
+        (status = 404, description = "there is no such family", body = ErrorBody),
+        (status = 409, description = "a run is under way, or no [[warm]] fits", body = ErrorBody),
+    ))]
+pub async fn warm_family(
+    State(state): At,
+    family: Result<Path<String>, PathRejection>,
+) -> Result<Response, Refusal> {
     let Path(family) = family?;
     begin(state.running(), Some(family))
 }

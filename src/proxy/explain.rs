@@ -48,7 +48,7 @@ pub struct Explainer<'c> {
 }
 
 /// What the rules say of a read.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RouteExplanation {
     pub method: String,
     pub path: String,
@@ -68,7 +68,7 @@ pub struct RouteExplanation {
 }
 
 /// How a stored response may be reused.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReuseTerms {
     /// Freshness lifetime, seconds.
     pub lifetime: u64,
@@ -86,7 +86,7 @@ pub struct ReuseTerms {
 }
 
 /// How long after its lifetime a response may be served.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Allowance {
     /// Seconds; 0: not at all.
     pub seconds: u64,
@@ -94,7 +94,7 @@ pub struct Allowance {
 }
 
 /// The decision on a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DecisionExplanation {
     pub does: Action,
     pub because: String,
@@ -103,7 +103,7 @@ pub struct DecisionExplanation {
 }
 
 /// How a request would be answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// From the cache, fresh.

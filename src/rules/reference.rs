@@ -193,7 +193,7 @@ impl From<ReferenceTarget> for Reference {
 }
 
 /// A family that has the instance meant, in which no plain value names it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct LeftOut {
     /// Its name.
     pub family: String,

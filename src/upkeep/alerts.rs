@@ -67,10 +67,11 @@ impl Serialize for Watched {
 }
 
 /// What an alert is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, utoipa::ToSchema)]
 pub struct Subject {
     /// What is watched.
     #[serde(rename = "alert")]
+    #[schema(value_type = String)]
     pub watched: Watched,
     /// `None`: all families together.
     pub family: Option<String>,
@@ -93,7 +94,7 @@ pub struct Reading {
 }
 
 /// An alert that was raised.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Alert {
     #[serde(flatten)]
     pub subject: Subject,

@@ -173,7 +173,7 @@ impl History {
 }
 
 /// Rates in a window. Those that are parts of a whole are in percent with one decimal; null without requests.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Rates {
     /// How many seconds the window covers.
     seconds: f64,

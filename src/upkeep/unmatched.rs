@@ -19,7 +19,7 @@ const LONGEST: usize = 200;
 pub struct UnmatchedWrites(Mutex<Known>);
 
 /// A copy of the counts, for the admin.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Known {
     /// Writes by method and shape: `POST /users/{}/photo`.
     by_shape: BTreeMap<String, u64>,

@@ -86,9 +86,10 @@ fn of_tls(error: &rustls::Error) -> String {
 }
 
 /// A failure of upstream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct LastFailure {
     #[serde(serialize_with = "seconds")]
+    #[schema(value_type = String, format = DateTime)]
     time: SystemTime,
     /// The token of the [`UpstreamError`].
     kind: &'static str,

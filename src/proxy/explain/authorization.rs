@@ -12,7 +12,7 @@ use crate::cache::{Cache, Lookup};
 use crate::http::authorization::Authorization;
 
 /// The check of a caller, and what the API has said of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuthorizationExplanation {
     /// What the API is asked: `GET http://api.example/auth/check with authorization`.
     pub check: String,

@@ -14,7 +14,7 @@ use crate::key::CacheKey;
 use crate::marks::{Epoch, MarksView, Stamp, Tag};
 
 /// What is stored for a request.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StoredExplanation {
     #[serde(flatten)]
     pub claim: RouteExplanation,
@@ -41,7 +41,7 @@ pub struct StoredExplanation {
 }
 
 /// A tag whose mark is younger than the entry.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct InvalidatingMark {
     pub tag: String,
     /// What set the mark.
@@ -49,7 +49,7 @@ pub struct InvalidatingMark {
 }
 
 /// The stored response.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StoredResponse {
     pub status: u16,
     /// Bytes of its body.
