@@ -146,6 +146,11 @@ impl Cache {
         self
     }
 
+    /// The time by the clock that times in entries are of ([`crate::coherence::clock`]).
+    pub fn now(&self) -> SystemTime {
+        self.memory.marks.clock.now()
+    }
+
     /// Looks up the stored response for a request. `label` and `tags` are called only when needed.
     pub async fn lookup(
         &self,

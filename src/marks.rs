@@ -11,7 +11,7 @@
 //! Marks are exact for tags that are *held*: by entries in memory, and by fetches from before their stamps are read. `held`
 //! argues why no mark is lost when tags become held or cease to be.
 //!
-//! A sequence is a time, with and without a store. So it is known whether a write falls in the second of a `Last-Modified` or
+//! A sequence is a time, with and without Redis. So it is known whether a write falls in the second of a `Last-Modified` or
 //! in the next one; then that date alone (`If-Modified-Since` without `If-None-Match`) gives no 304 (RFC 9110 §8.8.2.2). With a
 //! store, the marks of each tag are read for that. Only the latest invalidation of a tag is known.
 //!
@@ -36,7 +36,7 @@ pub use held::HeldTag;
 use held::Registry;
 use soft::Looked;
 
-/// Strictly increasing number of an invalidation: microseconds since 1970 of Redis's clock, or without a store of the
+/// Strictly increasing number of an invalidation: microseconds since 1970 of Redis's clock, or without Redis of the
 /// process's own, made strictly increasing. So it also says when the invalidation was, as well as that clock does.
 pub type Sequence = u64;
 

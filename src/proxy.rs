@@ -20,7 +20,6 @@ use crate::shares::Over;
 use crate::upstream::{RequestBody, UpstreamError};
 
 mod admit;
-mod authorize;
 pub mod body;
 mod cache_request;
 mod content;
@@ -30,7 +29,6 @@ pub mod explain;
 mod fetch;
 mod forward;
 mod handle;
-mod hops;
 mod read;
 mod recording;
 mod refresh;

@@ -321,7 +321,7 @@ impl Running {
         }
     }
 
-    /// Sweeps the store until the process ends, if there is one and sweeping is configured.
+    /// Sweeps Redis until the process ends, if there is one and sweeping is configured.
     pub async fn sweep(self: Arc<Running>) {
         let settings = self.config.store.as_ref().map(|store| (store.sweep_rate, store.sweep_pause));
         if let Some(sweeper) = settings.and_then(|(rate, pause)| self.cache.sweeper(rate, pause)) {

@@ -68,7 +68,7 @@ const SEND_BUFFER: usize = 64 << 10;
 const PENDING_RESETS: usize = 20;
 /// Most streams that Larder resets because of a client's errors, before it ends the connection.
 const LOCAL_RESETS: usize = 256;
-/// Longest wait at start until entries in the store may be served.
+/// Longest wait at start until entries in Redis may be served.
 const READY_WITHIN: Duration = Duration::from_millis(500);
 
 /// Length of the accept queue; the kernel limits it to `net.core.somaxconn`. When it is full, a client's SYN is dropped and
@@ -149,9 +149,9 @@ fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeE
 /// How serving ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Every invalidation has reached the store (or there is none).
+    /// Every invalidation has reached Redis (or there is none).
     Clean,
-    /// So many invalidated tags could not be written to the store.
+    /// So many invalidated tags could not be written to Redis.
     Undelivered(usize),
 }
 
@@ -218,7 +218,7 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
         jwt.start().await?;
     }
     if is_connected {
-        // So that the first requests may be served from the store. Not longer: other proxies may have died.
+        // So that the first requests may be served from Redis. Not longer: other proxies may have died.
         let _ = tokio::time::timeout(READY_WITHIN, running.cache.ready()).await;
     }
     Ok(running)
@@ -286,14 +286,14 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let server = &running.config.server;
     let (exchanges, streams, last) = (Arc::<Exchanges>::default(), Streams::new(), Arc::<LastRequest>::default());
-    let place = Arc::clone(&ticket.0);
+    let conn = Arc::clone(&ticket.0);
     let idle = Idle {
         streams: Arc::clone(&streams),
-        connection: Arc::clone(&place.connection),
+        connection: Arc::clone(&conn.connection),
         timeout: server.header_timeout,
     };
     let (watch, ending) = (idle.clone(), end.clone());
-    // The stream holds the place: an upgraded connection outlives this function.
+    // The stream holds the ticket: an upgraded connection outlives this function.
     let stream = HookedStream::new(stream, Linger::new(Arc::clone(&last), ticket));
     let http2_last = Arc::clone(&last);
     let timeouts = ClientTimeouts::new(server.idle_timeout, server.header_timeout).when_http2(move || {
@@ -305,22 +305,22 @@ async fn connection(
         }))
     });
     let stream = HookedStream::new(stream, timeouts);
-    let stream = HookedStream::new(stream, HeadLimits::new(&place, &streams));
+    let stream = HookedStream::new(stream, HeadLimits::new(&conn, &streams));
     let stream = HookedStream::new(stream, Http1Hooks::new(Arc::clone(&exchanges)));
     let rejecting = Arc::clone(&exchanges);
     let service = service_fn(|mut request: Request<Incoming>| {
         let (running, exchanges, last) = (Arc::clone(running), Arc::clone(&exchanges), Arc::clone(&last));
         let bodies = Arc::clone(&running.bodies);
-        let (place, busy) = (Arc::clone(&place), place.begin(request.headers()));
+        let (conn, busy) = (Arc::clone(&conn), conn.begin(request.headers()));
         if !request.body().is_end_stream() {
             // Its content may still arrive when it has been answered.
-            request.extensions_mut().insert(Arc::clone(&place.connection));
+            request.extensions_mut().insert(Arc::clone(&conn.connection));
         }
         // Checked before anything is allocated for the request.
         let admitted = match request.version() {
             // hyper counts this stream as open only later.
             Version::HTTP_2 => {
-                place.streams(streams.open() + 1).and_then(|()| place.hold_stream_head(request.headers()))
+                conn.streams(streams.open() + 1).and_then(|()| conn.hold_stream_head(request.headers()))
             }
             _ => Ok(None),
         };
@@ -338,7 +338,7 @@ async fn connection(
     let served = tokio::select! {
         biased;
         served = &mut serving => served,
-        () = place.connection.evicted() => {
+        () = conn.connection.evicted() => {
             tracing::debug!(%client, "idle connection closed to make room");
             last.evict();
             return;
@@ -349,7 +349,7 @@ async fn connection(
                 served = serving => served,
                 // RFC 9113 §6.8: a client that ignores GOAWAY.
                 () = idle.watch(), if streams.is_http2() => Ok(()),
-                () = place.connection.evicted() => {
+                () = conn.connection.evicted() => {
                     last.evict();
                     return;
                 }
@@ -357,7 +357,7 @@ async fn connection(
         }
     };
     // The connection has ended, or is upgraded.
-    place.connection.keep();
+    conn.connection.keep();
     if let Some(rejection) = rejecting.rejection() {
         proxy::record_refusal(running, rejection.status, rejection.reason);
     }
@@ -438,7 +438,7 @@ fn builder(server: &ServerConfig, runner: Runner) -> Builder<Runner> {
 }
 
 /// Waits, within `drain_timeout`, for connections, then for fetches and writes, then for invalidations that are not yet in
-/// the store.
+/// Redis.
 async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
     let finish = async {
         let _ = public.await;

@@ -1,7 +1,7 @@
 //! The cache's parts and their status, for the admin and the work beside requests.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::memory::{Memory, Usage};
 use super::notices::InvalidationNotices;
@@ -44,7 +44,7 @@ impl Cache {
         self.shared.as_ref().map(|shared| &shared.store)
     }
 
-    /// The sweeper of the store; `None` without a store, or with a `rate` of zero. `rate`: keys a second. `pause`: between two
+    /// The sweeper of Redis; `None` without Redis, or with a `rate` of zero. `rate`: keys a second. `pause`: between two
     /// walks.
     pub fn sweeper(&self, rate: u64, pause: Duration) -> Option<Sweeper> {
         let shared = self.shared.as_ref().filter(|_| rate > 0)?;
@@ -60,11 +60,6 @@ impl Cache {
     pub fn sweeping(&self) -> Activity {
         let sweeping = self.shared.as_ref().and_then(|shared| shared.sweeping.get());
         sweeping.map_or(Activity::Off, |status| status.activity())
-    }
-
-    /// The time by the clock that times in entries are of ([`crate::coherence::clock`]).
-    pub fn now(&self) -> SystemTime {
-        self.memory.marks.clock.now()
     }
 
     /// How full L1 is.

@@ -1,12 +1,12 @@
 //! Coalescing across proxies (`collapse = "fleet"`): one proxy fetches, the others wait until it has stored the response.
 //!
-//! A proxy that is about to fetch locks the fetch in the store. The lock names the stamp that the entry will have. A proxy that finds
+//! A proxy that is about to fetch locks the fetch in Redis. The lock names the stamp that the entry will have. A proxy that finds
 //! another's lock waits, unless that fetch began before a write that its own request must show: then it takes the lock over, as a
 //! request does not follow such a fetch in its own process ([`super::inflight`]). The entry that it finds in the end is judged by
 //! the marks like any other.
 //!
 //! A lock only saves load, correctness does not depend on it. It expires after `collapse_timeout`, no proxy waits longer than that,
-//! and a proxy that cannot ask the store fetches. A message announces the end of a fetch; if the message is lost, the missing lock
+//! and a proxy that cannot ask Redis fetches. A message announces the end of a fetch; if the message is lost, the missing lock
 //! shows it. When a response was not stored, all waiting proxies fetch at once, each for itself: responses that cannot be shared must
 //! not be fetched by one proxy after the other.
 
@@ -51,7 +51,7 @@ pub struct FleetLockGuard {
     store: Arc<dyn Store>,
     fetch: Arc<str>,
     lock: FleetLock,
-    /// It is in the store, or may be: the store has not replied.
+    /// It is in Redis, or may be: Redis has not replied.
     is_set: AtomicBool,
 }
 
@@ -177,7 +177,7 @@ impl FleetLockWait {
 }
 
 impl FleetLockGuard {
-    /// Announces the end of the fetch; `stored`: the response is in the store. Only the first call counts. If the store cannot be
+    /// Announces the end of the fetch; `stored`: the response is in Redis. Only the first call counts. If Redis cannot be
     /// reached, the lock expires.
     pub fn end(&self, stored: bool) {
         if !self.is_set.swap(false, SeqCst) {
@@ -186,7 +186,7 @@ impl FleetLockGuard {
         let (store, fetch, lock) = (Arc::clone(&self.store), Arc::clone(&self.fetch), self.lock.clone());
         // Outside a runtime the process is ending: the lock expires.
         if let Ok(runtime) = Handle::try_current() {
-            // Bounded by the store's time limit.
+            // Bounded by Redis's time limit.
             runtime.spawn(async move { store.unlock_fetch(&fetch, &lock, stored).await });
         }
     }

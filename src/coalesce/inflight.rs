@@ -3,7 +3,7 @@
 //! A request follows **only a fetch whose stamp is still current for the request's tags**. So a read that begins after a write was
 //! acknowledged never gets the response of a fetch that began before it.
 //!
-//! While the store does not answer, there is no stamp to compare, and a write may have passed through another proxy. Then a request
+//! While Redis does not answer, there is no stamp to compare, and a write may have passed through another proxy. Then a request
 //! follows only a fetch that *has not begun*: of each key one fetch runs, one is queued behind it, and all requests that come
 //! meanwhile follow the queued one. Upstream sees one request for a key at a time.
 
@@ -86,7 +86,7 @@ pub struct Head {
     pub stamp: Option<Stamp>,
     /// Tags of the groups that the response names. Followers did not know them when they looked up.
     pub groups: Vec<Tag>,
-    /// It may be stored, unless the store does not answer or the body is too large.
+    /// It may be stored, unless Redis does not answer or the body is too large.
     pub stored: bool,
 }
 
@@ -141,7 +141,7 @@ impl Inflight {
         Arc::new(Inflight { by_key: Mutex::default(), unshared: quick_cache::sync::Cache::new(UNSHARED_MOST) })
     }
 
-    /// Leads or follows. `view`: the marks that the request's lookup read; `None` if the store did not answer.
+    /// Leads or follows. `view`: the marks that the request's lookup read; `None` if Redis did not answer.
     pub fn join(self: &Arc<Inflight>, key: KeyHash, view: Option<&MarksView>, now: Instant) -> FetchRole {
         if self.unshared.get(&key).is_some_and(|until| now < until) {
             return FetchRole::Alone;
@@ -201,7 +201,7 @@ impl Inflight {
     fn begin(&self, key: KeyHash, fetch: &Arc<InflightFetch>) {
         let mut by_key = self.lock();
         let fetches = by_key.entry(key).or_default();
-        // The fetch has begun: while the store does not answer, nobody may follow it any more.
+        // The fetch has begun: while Redis does not answer, nobody may follow it any more.
         if fetches.queued.as_ref().is_some_and(|queued| Arc::ptr_eq(queued, fetch)) {
             fetches.queued = None;
             fetches.running = Some(Arc::clone(fetch));

@@ -1,4 +1,4 @@
-//! The URL of the store: one server, the nodes of a cluster, or sentinels.
+//! The URL of Redis: one server, the nodes of a cluster, or sentinels.
 //!
 //! ```text
 //! redis://[user:password@]host[:port][/database]
@@ -14,7 +14,7 @@ use std::fmt;
 use http::uri::Authority;
 
 use super::address::{InvalidValue, has_host_and_port, wrong};
-use crate::rules::decoded;
+use crate::http::target::percent_decoded;
 
 const ONE: &str = "write it like \"redis://127.0.0.1:6379/0\"";
 const CLUSTER: &str = "write it like \"redis+cluster://10.0.0.1:6379,10.0.0.2:6379\"";
@@ -266,7 +266,7 @@ fn read_query(query: &str) -> Result<Login, InvalidValue> {
 }
 
 fn read_text(text: &str) -> Result<String, InvalidValue> {
-    String::from_utf8(decoded(text)).or_else(|_| {
+    String::from_utf8(percent_decoded(text)).or_else(|_| {
         wrong("has a percent-encoding that is not UTF-8", "encode the characters as UTF-8: %C3%BC for ü")
     })
 }

@@ -17,15 +17,16 @@ use super::{
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
 use crate::network::Network;
+use crate::rules::RuleSet;
+use crate::rules::family::read::{compile, read_compress, read_headers, read_version};
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::reader::{Item, Table, Text};
-use crate::rules::{RuleSet, family};
 use crate::shares::Shares;
 
 /// Time limits are never zero: everything would time out.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
-/// Every request may wait this long for the store; more would be an outage of its own.
+/// Every request may wait this long for Redis; more would be an outage of its own.
 const STORE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 /// Below, proxies would renew constantly; above, a stopped proxy would delay writes for too long.
 const LEASE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
@@ -140,7 +141,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("stream_timeout", &mut server.stream_timeout);
         timeout("upstream_keep_alive", &mut server.upstream_keep_alive);
         set(&mut server.underscores, table.item("underscores").and_then(|item| item.boolean()));
-        let credentials = table.item("credential_headers").and_then(|item| family::read_headers(&item));
+        let credentials = table.item("credential_headers").and_then(|item| read_headers(&item));
         set(&mut server.credential_headers, credentials.map(Credentials::and));
         let is_insensitive = table.item("case_insensitive_paths").and_then(|item| item.boolean());
         let case = if is_insensitive == Some(true) { PathCase::Insensitive } else { PathCase::Sensitive };
@@ -178,7 +179,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         let words = [("ignore", OnIncomplete::Ignore), ("invalidate", OnIncomplete::Invalidate)];
         set(&mut server.on_incomplete, table.item("on_incomplete").and_then(|item| item.choice(&words)));
         let login = table.item("login").and_then(|item| item.text()).filter(|login| !login.value.is_empty());
-        server.login = login.and_then(|login| family::compile(&login, case));
+        server.login = login.and_then(|login| compile(&login, case));
         let words = [("plain", CacheStatus::Plain), ("key", CacheStatus::Key), ("off", CacheStatus::Off)];
         set(&mut server.cache_status, table.item("cache_status").and_then(|item| item.choice(&words)));
         let words = [("remove", false), ("keep", true)];
@@ -413,8 +414,8 @@ pub fn read_store(
         read_login(&mut table, &mut store);
         let namespace = table.item("namespace").and_then(|item| text_passing(&item, address::namespace));
         set(&mut store.namespace, namespace);
-        store.version = table.item("version").and_then(|item| family::read_version(&item));
-        set(&mut store.compress, table.item("compress").and_then(|item| family::read_compress(&item)));
+        store.version = table.item("version").and_then(|item| read_version(&item));
+        set(&mut store.compress, table.item("compress").and_then(|item| read_compress(&item)));
         let asked = table.item("compress_above");
         let above = asked.as_ref().and_then(|item| item.size(&(64..=1 << 20)));
         // The sample shows the default.

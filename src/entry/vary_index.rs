@@ -26,7 +26,7 @@ pub struct VaryIndex {
 pub struct Variant {
     /// The part of its key text behind that of the primary key.
     pub suffix: Box<str>,
-    /// When it expires in the store.
+    /// When it expires in Redis.
     pub until: SystemTime,
 }
 

@@ -23,7 +23,7 @@ pub mod unkeyed;
 
 pub use credentials::Credentials;
 pub use trailers::strip_trailers;
-pub use underscores::{dash_underscored, dashed, drop_underscored, restore_underscored};
+pub use underscores::{dash_underscored, dashed, drop_underscored, field_name, restore_underscored};
 pub use unkeyed::{
     Meant, is_safe, keep_cookies, keep_keyed, keep_only, methods_meant, strip_claims, strip_unkeyed,
 };

@@ -300,6 +300,11 @@ fn lower_case(path: Cow<'_, str>) -> Cow<'_, str> {
     Cow::Owned(lower)
 }
 
+/// The bytes of a percent-encoded text; a `%` that starts no encoding stands for itself.
+pub(crate) fn percent_decoded(text: &str) -> Vec<u8> {
+    percent_encoding::percent_decode_str(text).collect()
+}
+
 /// The UTF-8 character that starts `path` percent-encoded, and its length in bytes.
 fn encoded_character(path: &[u8]) -> Option<(char, usize)> {
     let bytes: Vec<u8> = path.chunks(3).take(4).map_while(encoded_byte).collect();

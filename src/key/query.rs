@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
-use crate::rules::decoded as percent_decoded;
+use crate::http::target::percent_decoded;
 
 /// How a family treats a query. Without a family, the query counts as received.
 #[derive(Debug, Clone, PartialEq, Eq)]

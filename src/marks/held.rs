@@ -28,7 +28,7 @@
 //! Slots are chosen by a hash with a random key, so clients cannot work out which tags share a slot.
 //!
 //! L1 has no floor beside the marks. Where invalidations may have been missed, all marks are raised; they go down again tag by
-//! tag, as the store says what the marks of an entry are.
+//! tag, as Redis says what the marks of an entry are.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};

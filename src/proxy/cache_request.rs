@@ -194,6 +194,11 @@ impl CacheRequest {
         self.family.as_ref().map(|(id, _)| *id)
     }
 
+    /// Whether its hits are counted by request ([`Family::counted`]).
+    pub fn is_counted(&self) -> bool {
+        self.family().is_some_and(|(family, _)| family.counted)
+    }
+
     /// Counts it, if its family has `adaptive_ttl`.
     pub fn count(&self, running: &Running, lookup: &Lookup) {
         if self.family().is_some_and(|(family, _)| family.policy.adaptive_ttl.is_some()) {
@@ -307,7 +312,7 @@ impl CacheRequest {
         self.live.rules.ambiguity(&self.client_request.method, &self.client_request.target)
     }
 
-    /// Readable part of the entry's name in the store.
+    /// Readable part of the entry's name in Redis.
     pub fn label(&self) -> String {
         let values = || self.instances.as_ref().unwrap_or(const { &InstanceValues::new() });
         self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures, values()))

@@ -103,7 +103,7 @@ pub enum MissReason {
     Stale { ttl: i64, reason: ValidationReason },
     /// What is stored is not for requests with these credentials (RFC 9111 §3.5).
     Credentials,
-    /// The store does not answer.
+    /// Redis does not answer.
     StoreAway,
     /// A QUERY that no family names.
     UnclaimedQuery,

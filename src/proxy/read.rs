@@ -7,11 +7,12 @@ use std::time::Instant;
 use super::cache_request::CacheRequest;
 use super::decide::{Decision, MissReason, decide};
 use super::fetch::{self, FetchContext, Miss, Retry};
-use super::{Answered, authorize, failed, forward, not_cached, refresh, respond};
+use super::{Answered, failed, forward, not_cached, refresh, respond};
 use crate::cache::Lookup;
 use crate::coalesce::inflight::{FetchOutcome, FetchRole};
 use crate::config::CacheStatus;
 use crate::entry::Entry;
+use crate::http::authorization::Authorization;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
 use crate::upstream::UpstreamError;
@@ -22,7 +23,7 @@ pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -
     // In boxes, so that the future of a hit elsewhere is small.
     let mut has_asked = false;
     if request.is_guarded() {
-        match Box::pin(authorize::authorize(running, &request)).await {
+        match Box::pin(authorize(running, &request)).await {
             Ok(asked) => has_asked = asked,
             Err(reason) => {
                 let answered = Box::pin(forward::alone(running, &request, reason)).await;
@@ -39,6 +40,29 @@ pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -
     };
     (answered.outcome.key, answered.outcome.has_asked) = (key, has_asked);
     answered
+}
+
+/// Asks the API whether it authorizes the caller of a guarded read, before the read may use what is stored or share a fetch. The check
+/// is a read of Larder's own ([`CacheRequest::check`]) that goes the way of every read, so that the API's answer, the verdict, is
+/// stored, coalesced, compared with the marks and shared with other proxies like any response. A verdict that was asked for before
+/// a write was acknowledged does not count after it.
+///
+/// Returns whether upstream was asked, and not a stored verdict.
+///
+/// # Errors
+///
+/// It does not, or did not say so: why the request is forwarded for itself alone, and gets what the API answers to it.
+pub(super) async fn authorize(running: &Arc<Running>, request: &CacheRequest) -> Result<bool, MissReason> {
+    let Some(check) = request.check() else { return Ok(false) };
+    let answered = answer(running, Box::new(check)).await;
+    let verdict = Authorization::of(answered.response.status());
+    // A fetch that was shared was one question.
+    let is_asked = answered.outcome.fwd.is_some() && !answered.outcome.collapsed;
+    running.metrics.authorized(verdict, is_asked);
+    match MissReason::of_authorization(verdict) {
+        None => Ok(answered.outcome.fwd.is_some()),
+        Some(reason) => Err(reason),
+    }
 }
 
 /// What upstream is asked for a read that is not served, and why.
@@ -67,7 +91,9 @@ where
         return Err((request, Ask::Fetch(MissReason::NotStored)));
     };
     let is_known = respond::is_known_entry(running, &request, entry).await;
-    refresh::count(running, &request, lookup);
+    if request.is_counted() {
+        refresh::count(running, &request, lookup);
+    }
     let answered = respond::from_stored(running, &request, stored, is_known, now, outcome);
     if revalidates {
         revalidate_in_background(running, &request.into(), lookup, entry);

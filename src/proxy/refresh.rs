@@ -25,11 +25,9 @@ const MOST: usize = 100;
 /// Concurrent fetches.
 const AT_A_TIME: usize = 4;
 
-/// Counts a hit, if a rule with `refresh` invalidates its family, or `[[warm]]` names it.
+/// Counts a hit in a family whose hits are counted by request.
 pub(super) fn count(running: &Running, request: &CacheRequest, lookup: &Lookup) {
-    if request.family().is_some_and(|(family, _)| family.counted) {
-        running.cache.hot().count(lookup.cache_key.hash, || repeatable(request, lookup));
-    }
+    running.cache.hot().count(lookup.cache_key.hash, || repeatable(request, lookup));
 }
 
 /// The request to send again; `None` if it belongs to one caller.
@@ -112,7 +110,7 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
     let stale = match &lookup.found {
         Found::Invalidated | Found::OtherVariant | Found::Nothing if lookup.view.is_some() => None,
         Found::SoftInvalidated(entry) => Some(Arc::clone(entry)),
-        // Fetched meanwhile; or the store does not answer, and nothing could be stored.
+        // Fetched meanwhile; or Redis does not answer, and nothing could be stored.
         _ => return,
     };
     if let FetchRole::Lead(permit) = running.inflight.join(read.key, lookup.view.as_ref(), Instant::now()) {

@@ -269,14 +269,14 @@ pub(super) struct CompleteResponse<'a> {
     pub response: entry::Response,
 }
 
-/// Entries that are in memory and may go to the store, that under the primary key first: a response, or a vary index and a variant.
+/// Entries that are in memory and may go to Redis, that under the primary key first: a response, or a vary index and a variant.
 /// None if the response would hide stored variants.
 #[derive(Default)]
 pub(super) struct StoredEntries {
     entries: Vec<(Arc<Entry>, Placement)>,
     /// Variants beyond `max_variants`.
     surplus: Vec<CacheKey>,
-    /// Readable part of their names in the store.
+    /// Readable part of their names in Redis.
     label: String,
 }
 
@@ -340,7 +340,7 @@ impl CompleteResponse<'_> {
 }
 
 impl StoredEntries {
-    /// Stores the entries in the store too, unless newer ones have replaced them, and removes surplus variants. True if all are there
+    /// Stores the entries in Redis too, unless newer ones have replaced them, and removes surplus variants. True if all are there
     /// now.
     pub async fn share(self, running: &Running) -> bool {
         let mut is_shared = !self.entries.is_empty();

@@ -14,10 +14,10 @@ use http_body_util::{BodyExt, Limited};
 use tokio::sync::oneshot;
 
 use super::ClientRequest;
-use super::authorize;
 use super::cache_request::CacheRequest;
 use super::decide::{Decision, bypass, decide};
 use super::fetch::{self, FetchContext, LeaderOnly};
+use super::read;
 use crate::cache::{Found, Lookup};
 use crate::client::Client;
 use crate::coalesce::inflight::{FetchOutcome, FetchRole, UpstreamAnswer};
@@ -47,7 +47,7 @@ pub async fn warm(
     let request = Arc::new(CacheRequest::new(live, http, None));
     // What is stored for authorized callers is fetched for one of them alone.
     if request.is_guarded()
-        && let Err(reason) = Box::pin(authorize::authorize(running, &request)).await
+        && let Err(reason) = Box::pin(read::authorize(running, &request)).await
     {
         return Warmed::NotStored(reason.label().to_owned());
     }

@@ -184,7 +184,7 @@ async fn carry_out(
     }
 }
 
-/// Where writes are refused in outages: waits until the store has the invalidations of a write that was carried out, since it must not
+/// Where writes are refused in outages: waits until Redis has the invalidations of a write that was carried out, since it must not
 /// be acknowledged before all proxies know of it. False if it does not, and elsewhere.
 async fn wait_until_delivered(running: &Running) -> bool {
     refuses_writes_in_outages(running)
@@ -386,18 +386,18 @@ fn intent_deadline(running: &Running) -> Duration {
     server.connect_timeout + server.upstream_timeout + SLACK
 }
 
-/// Whether writes are refused while the store does not answer.
+/// Whether writes are refused while Redis does not answer.
 fn refuses_writes_in_outages(running: &Running) -> bool {
     running.config.store.as_ref().is_some_and(|store| store.on_outage == OnOutage::Refuse)
 }
 
-/// Records the intent of a write in the store before it is forwarded. Returns the marks before it.
+/// Records the intent of a write in Redis before it is forwarded. Returns the marks before it.
 async fn record_intent(running: &Arc<Running>, intent: &Intent) -> Result<Option<MarksView>, Box<Answered>> {
     match running.cache.announce(intent, intent_deadline(running)).await {
         Ok(Some(before)) => Ok(Some(before)),
         Ok(None) => Ok(running.cache.view(&[]).await),
         Err(_) if refuses_writes_in_outages(running) => {
-            // The store may have recorded it although no reply came.
+            // Redis may have recorded it although no reply came.
             let (task, intent) = (Arc::clone(running), intent.clone());
             running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
             let message = "writes are refused while Redis is away (on_outage = \"refuse\"); try again";

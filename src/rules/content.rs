@@ -10,7 +10,8 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::source::Unresolved;
+use super::unresolved::Unresolved;
+use crate::http::target::percent_decoded;
 
 mod multipart;
 
@@ -262,7 +263,7 @@ fn form(bytes: &[u8]) -> Result<Fields, Unresolved> {
         return Err(Unresolved::Malformed);
     }
     let decoded = |text: &str| {
-        String::from_utf8(super::decoded(&text.replace('+', "%20"))).map_err(|_| Unresolved::Malformed)
+        String::from_utf8(percent_decoded(&text.replace('+', "%20"))).map_err(|_| Unresolved::Malformed)
     };
     let fields = text.split('&').filter(|field| !field.is_empty()).map(|field| {
         let (name, value) = field.split_once('=').unwrap_or((field, ""));

@@ -11,6 +11,7 @@ use std::fmt::Write;
 use md5::{Digest, Md5};
 use smallvec::SmallVec;
 
+use crate::http::target::percent_decoded;
 use crate::marks::Tag;
 
 /// Most captures and further instances per family: an entry with one value of each carries 2^n - 1 instance tags.
@@ -25,11 +26,19 @@ const VALUE: usize = 128;
 /// Longest label, in bytes.
 const LABEL: usize = 150;
 
+/// Values of a family's named captures in one path, in pattern order. A capture that took no part in the match is
+/// empty.
+pub type Captures = SmallVec<[String; 2]>;
+
+/// For each of a family's instances beside its captures, the values in one request, as written in tags. Empty in a family
+/// without such instances.
+pub type InstanceValues = Vec<Vec<String>>;
+
 /// A value as written in tags. Percent-encodings are decoded first, then re-encoded where the character would be
 /// taken for structure. So `bob@x`, `bob%40x` and other spellings of a value are one instance, as they are for
 /// upstream; so are `7`, `007` and `7.0`, wherever a read or a write takes them from. A long value is replaced by its MD5.
 pub fn value(raw: &str) -> Cow<'_, str> {
-    if is_verbatim(raw) { one_spelling(raw) } else { Cow::Owned(decoded_value(&decoded(raw))) }
+    if is_verbatim(raw) { one_spelling(raw) } else { Cow::Owned(decoded_value(&percent_decoded(raw))) }
 }
 
 /// The same for bytes that are not percent-encoded.
@@ -42,7 +51,7 @@ pub fn decoded_value(bytes: &[u8]) -> String {
 
 /// A value as it was spelled, for labels.
 fn spelled(raw: &str) -> Cow<'_, str> {
-    if is_verbatim(raw) { Cow::Borrowed(raw) } else { Cow::Owned(escaped(&decoded(raw))) }
+    if is_verbatim(raw) { Cow::Borrowed(raw) } else { Cow::Owned(escaped(&percent_decoded(raw))) }
 }
 
 fn is_verbatim(raw: &str) -> bool {
@@ -176,25 +185,6 @@ fn digest(text: &str) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-/// The bytes of a percent-encoded text; a `%` that starts no encoding stands for itself.
-pub(crate) fn decoded(text: &str) -> Vec<u8> {
-    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
-    while let [first, tail @ ..] = rest {
-        let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        match (*first, tail) {
-            (b'%', [high, low, after @ ..]) if hex(*high).is_some() && hex(*low).is_some() => {
-                out.push(hex(*high).unwrap_or(0) << 4 | hex(*low).unwrap_or(0));
-                rest = after;
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -339,7 +329,7 @@ mod tests {
             other in proptest::collection::vec(r"[ab:*%~{}@é23A5]{0,6}", 2),
         ) {
             // Two spellings of one value are equal.
-            let meaning = |captures: &[String]| captures.iter().map(|value| decoded(value)).collect::<Vec<_>>();
+            let meaning = |captures: &[String]| captures.iter().map(|value| percent_decoded(value)).collect::<Vec<_>>();
             let full = |captures: &[String]| {
                 let mut found = Vec::new();
                 tags("f", captures, &mut found);

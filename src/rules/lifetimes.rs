@@ -1,16 +1,22 @@
-//! Reads the fields of `[[family]]` that set lifetimes by status, by the clock and by demand: `negative_ttl`, `until`,
+//! Reads lifetimes, and the fields of `[[family]]` that set them by status, by the clock and by demand: `negative_ttl`, `until`,
 //! `adaptive_ttl`.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use http::StatusCode;
 
-use super::family::{LIFETIME, read_seconds};
 use super::nearest::{did_you_mean, nearest};
 use super::reader::{Item, Text};
 use crate::http::adaptive_ttl::{AdaptiveTtl, TtlFactor};
 use crate::http::daily_time::{DailyTime, DailyTimeFault};
 use crate::http::negative_ttl::{self, NegativeTtl};
+
+/// Ten years: anything longer is a typing error, and sums of it still fit in a date.
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Freshness is in whole seconds (RFC 9111 §1.2.2).
+pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
 /// Hundredths of a hot URL's factor.
 const HOT: RangeInclusive<u32> = 101..=1000;
@@ -23,6 +29,20 @@ const HOT_RATE: RangeInclusive<u64> = 1..=10_000_000;
 
 /// A request counts itself, so that no URL has less than one.
 const COLD_RATE: RangeInclusive<u64> = 2..=10_000_000;
+
+/// A time in whole seconds. Zero only if `range` has it.
+pub(super) fn read_seconds(item: &Item<'_>, range: &RangeInclusive<Duration>) -> Option<Duration> {
+    let value = item.duration(&(Duration::ZERO..=*range.end()))?;
+    if value.is_zero() && !range.contains(&value) {
+        item.fault("of 0 stores nothing", "write at least \"1s\", or remove it");
+        return None;
+    }
+    if value.subsec_nanos() != 0 {
+        item.fault("has a fraction of a second", "write whole seconds, at least \"1s\"");
+        return None;
+    }
+    Some(value)
+}
 
 /// `negative_ttl = "10s"` or `{ 404 = "10s", 301 = "1d" }`.
 pub fn read_negative_ttl(item: &Item<'_>) -> Option<NegativeTtl> {

@@ -9,7 +9,7 @@ use super::language::{self, Common};
 use super::nearest::listing;
 use super::pattern::{Pattern, Values, capture};
 use super::suffix::samples;
-use super::{Family, Invalidation, ReadMethods, RuleSet, WriteMethods, post};
+use super::{Family, Invalidation, ReadMethods, RuleSet, WriteMethods};
 use crate::http::target;
 use crate::key::Identity;
 
@@ -65,7 +65,7 @@ impl RuleSet {
         warnings.extend(self.stated().iter().filter_map(|family| unmatchable_family(family, &mut bytes)));
         warnings.extend(self.shadowed(AUTOMATA));
         warnings.extend(self.stated().iter().filter_map(personal));
-        warnings.extend(self.stated().iter().filter_map(post::graphql));
+        warnings.extend(self.stated().iter().filter_map(graphql));
         warnings.extend(self.unrevoked());
         warnings.extend(self.stated().iter().filter_map(|family| self.asks_itself(family)));
         warnings.extend(self.families.iter().filter_map(|family| self.kept_downstream(family)));
@@ -456,6 +456,21 @@ fn query() -> Method {
     Method::from_bytes(b"QUERY").unwrap_or_default()
 }
 
+/// A family that reads by POST where GraphQL is likely: its mutations are POSTs to the same path.
+fn graphql(family: &Family) -> Option<Warning> {
+    let is_graphql = |segment: &&str| has_segment(family.pattern.as_str(), segment);
+    let segment = ["graphql", "gql"].into_iter().find(is_graphql).filter(|_| family.methods.post)?;
+    Some(Warning {
+        line: family.line,
+        message: format!(
+            "family {:?} takes each POST to its path for a read, and {segment:?} in the path suggests GraphQL: a mutation \
+             would be answered from the cache, and would invalidate nothing",
+            family.name
+        ),
+        remedy: "remove \"POST\" from methods, unless mutations have a path of their own".to_owned(),
+    })
+}
+
 /// `identity = "none"` on paths like `/me`.
 fn personal(family: &Family) -> Option<Warning> {
     if family.key_spec.identity != Identity::Shared {
@@ -498,7 +513,7 @@ fn is_id(segment: &str) -> bool {
 }
 
 /// Whether the pattern contains this segment literally, or as an alternative.
-pub(super) fn has_segment(pattern: &str, segment: &str) -> bool {
+fn has_segment(pattern: &str, segment: &str) -> bool {
     let lower = pattern.to_ascii_lowercase();
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '\\' | '<' | '.');
     lower.match_indices(segment).any(|(at, _)| {

@@ -8,7 +8,7 @@ use http::header::{CONTENT_RANGE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF
 use http::{HeaderMap, Method};
 use regex_syntax::hir::Hir;
 
-use super::lint::{AUTOMATA, Warning, has_segment, normal_samples};
+use super::lint::{AUTOMATA, normal_samples};
 use super::reader::Item;
 use super::{Family, Invalidation, RuleSet, WriteMethods, WriteValues, language};
 use crate::http::headers::{Meant, methods_meant};
@@ -75,21 +75,6 @@ fn common_path(family: &Family, rule: &Invalidation) -> Option<String> {
     normal_samples(read).chain(normal_samples(written)).find(is_common).or_else(|| {
         let commons = language::of_paths(&mut AUTOMATA.clone(), &both)?;
         commons.into_iter().find(|(which, _)| which[..] == [0, 1]).map(|(_, path)| path)
-    })
-}
-
-/// A family that reads by POST where GraphQL is likely: its mutations are POSTs to the same path.
-pub(super) fn graphql(family: &Family) -> Option<Warning> {
-    let is_graphql = |segment: &&str| has_segment(family.pattern.as_str(), segment);
-    let segment = ["graphql", "gql"].into_iter().find(is_graphql).filter(|_| family.methods.post)?;
-    Some(Warning {
-        line: family.line,
-        message: format!(
-            "family {:?} takes each POST to its path for a read, and {segment:?} in the path suggests GraphQL: a mutation \
-             would be answered from the cache, and would invalidate nothing",
-            family.name
-        ),
-        remedy: "remove \"POST\" from methods, unless mutations have a path of their own".to_owned(),
     })
 }
 

@@ -11,10 +11,12 @@ use http::{HeaderMap, HeaderName};
 
 use super::content::RuleContent;
 use super::instance;
-use super::{CallerIdentity, family};
+use super::unresolved::Unresolved;
 use crate::http::headers::credentials::is_in_table;
+use crate::http::headers::{Credentials, field_name};
 use crate::http::target::{self, PathCase};
-use crate::key::{self, Callers, Identity, query};
+use crate::key::{self, Callers, Identity, PresentedCredentials, query};
+use crate::secret::Secret;
 
 /// Most values of one instance in one request.
 const VALUES: usize = 100;
@@ -65,7 +67,7 @@ impl ReadSource {
             None if text == "identity" => Ok(ReadSource::Identity),
             Some(("query", name)) if !name.is_empty() => Ok(ReadSource::Query(name.to_owned())),
             Some(("header", name)) => {
-                let name = family::field_name(name).map_err(|_| ReadSourceFault::Syntax)?;
+                let name = field_name(name).map_err(|_| ReadSourceFault::Syntax)?;
                 if is_in_table(&name) {
                     Err(ReadSourceFault::Credentials(name))
                 } else {
@@ -150,7 +152,7 @@ impl WriteSource {
         };
         match kind {
             "query" if !name.is_empty() => Some(WriteSource::Query(name.to_owned())),
-            "header" => family::field_name(name).ok().map(WriteSource::Header),
+            "header" => field_name(name).ok().map(WriteSource::Header),
             "body" => place().map(WriteSource::Body),
             "response" => place().map(WriteSource::Response),
             _ => None,
@@ -190,6 +192,26 @@ impl WriteSource {
     }
 }
 
+/// The caller of a write, used to resolve `{identity}`.
+#[derive(Debug, Clone, Copy)]
+pub enum CallerIdentity<'c> {
+    /// Identified by the credentials that it presents. `secret` keys the HMACs that replace credentials.
+    /// `credentials` says which fields carry credentials.
+    Known { presented: PresentedCredentials<'c>, secret: Option<&'c Secret>, credentials: &'c Credentials },
+    /// Unknown: a write by any caller.
+    Unknown,
+}
+
+impl<'c> CallerIdentity<'c> {
+    /// The fields of the request, if they are known.
+    pub fn fields(self) -> Option<&'c HeaderMap> {
+        match self {
+            CallerIdentity::Known { presented, .. } => Some(presented.fields),
+            CallerIdentity::Unknown => None,
+        }
+    }
+}
+
 /// What references take values from in a write, beside its path.
 #[derive(Debug, Clone, Copy)]
 pub struct WriteValues<'w> {
@@ -211,33 +233,6 @@ impl WriteValues<'_> {
         content: &RuleContent::Unreadable(Unresolved::NotReceived),
         response: &RuleContent::Unreadable(Unresolved::NotReceived),
     };
-}
-
-/// Why a write has no value for an instance, so that it invalidates the whole family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unresolved {
-    #[error("the capture took no part in the match")]
-    NoCapture,
-    #[error("there is no such value")]
-    Missing,
-    #[error("the value is neither a text nor a number, nor a list of them")]
-    WrongType,
-    #[error("it names too many values")]
-    TooMany,
-    #[error("the value is too long to be compared with a claim")]
-    TooLong,
-    #[error("the content is not known")]
-    NotReceived,
-    #[error("there is no content")]
-    NoContent,
-    #[error("the content is larger than max_rule_body")]
-    TooLarge,
-    #[error("the content is compressed (Content-Encoding)")]
-    Compressed,
-    #[error("the Content-Type is neither JSON nor a form")]
-    OtherType,
-    #[error("the content is malformed")]
-    Malformed,
 }
 
 /// All of the caller's credentials, since a write may have any of them.

@@ -8,8 +8,8 @@ use crate::http::adaptive_ttl::AdaptiveTtl;
 use crate::http::daily_time::DailyTime;
 use crate::http::invalidation::WriteEnd;
 use crate::http::negative_ttl::NegativeTtl;
-use crate::http::{ClientDirectives, CloseDelimited, Revalidate, SetCookie, TtlPolicy};
-use crate::key::{CallerSource, Identity, PresentedCredentials};
+use crate::http::{ClientDirectives, CloseDelimited, Policy, Revalidate, SetCookie, TtlPolicy};
+use crate::key::{self, CallerSource, Identity, PresentedCredentials};
 
 pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = RulesReader::open("rules.toml", text, &|_| None);

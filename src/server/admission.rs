@@ -65,7 +65,7 @@ pub(super) struct Held {
 
 /// A connection with what it holds. Released when its [`Ticket`] is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct AdmittedConn {
     admission: Arc<Admission>,
     peer: IpAddr,
     pub connection: Arc<ClientConn>,
@@ -87,9 +87,9 @@ struct Holdings {
     streams: Option<Held>,
 }
 
-/// Releases a place when dropped.
+/// Releases what a connection holds when dropped.
 #[derive(Debug)]
-pub(super) struct Ticket(pub Arc<Place>);
+pub(super) struct Ticket(pub Arc<AdmittedConn>);
 
 impl Bound {
     fn new(total: usize, per_client: usize) -> Bound {
@@ -164,7 +164,7 @@ impl Admission {
         self.metrics.connections_total.inc();
         self.metrics.connections.inc();
         let connection = Some(Held { of_all, of_client: Some(of_client) });
-        Ok(Ticket(Arc::new(Place {
+        Ok(Ticket(Arc::new(AdmittedConn {
             admission: Arc::clone(self),
             peer,
             connection: self.open.open(client),
@@ -213,7 +213,7 @@ impl Admission {
     }
 }
 
-impl Place {
+impl AdmittedConn {
     /// Records a request. The connection is busy until the returned guard is dropped.
     pub fn begin(&self, fields: &HeaderMap) -> Busy {
         self.head.store(0, Relaxed);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::admission::Place;
+use super::admission::AdmittedConn;
 use super::frames::Frames;
 use super::refuse;
 use super::streams::Streams;
@@ -23,7 +23,7 @@ const HEADS_AT_A_TIME: usize = 4;
 
 /// Limits on the heads of one connection.
 pub(super) struct HeadLimits {
-    place: Arc<Place>,
+    conn: Arc<AdmittedConn>,
     streams: Arc<Streams>,
     /// A write waits for the client.
     is_writing: bool,
@@ -39,9 +39,9 @@ pub(super) struct HeadLimits {
 }
 
 impl HeadLimits {
-    pub(super) fn new(place: &Arc<Place>, streams: &Arc<Streams>) -> HeadLimits {
+    pub(super) fn new(conn: &Arc<AdmittedConn>, streams: &Arc<Streams>) -> HeadLimits {
         HeadLimits {
-            place: Arc::clone(place),
+            conn: Arc::clone(conn),
             streams: Arc::clone(streams),
             is_writing: false,
             refused: None,
@@ -55,7 +55,7 @@ impl HeadLimits {
     fn note<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if self.is_writing != written.is_pending() {
             self.is_writing = !self.is_writing;
-            self.place.connection.set_writing(self.is_writing);
+            self.conn.connection.set_writing(self.is_writing);
         }
         written
     }
@@ -93,7 +93,7 @@ impl HeadLimits {
             buffer.set_filled(before + taken);
         }
         if self.frames.is_head_unfinished() {
-            self.place.read_long_head().map_err(|_| over_limit())?;
+            self.conn.read_long_head().map_err(|_| over_limit())?;
         }
         Ok(())
     }
@@ -131,8 +131,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for HeadLimits {
         }
         let before = buffer.filled().len();
         let is_http2 = self.streams.is_http2();
-        if !is_http2 && self.place.is_head_long() {
-            ready!(self.turn.get_or_insert_with(|| self.place.queue()).poll(cx));
+        if !is_http2 && self.conn.is_head_long() {
+            ready!(self.turn.get_or_insert_with(|| self.conn.queue()).poll(cx));
         }
         let read = self.poll_next(stream, cx, buffer);
         if read.is_pending() {
@@ -144,7 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for HeadLimits {
         }
         let count = buffer.filled().len() - before;
         self.frames.pass_preface(count);
-        let Err(over) = self.place.read(count) else { return Poll::Ready(Ok(())) };
+        let Err(over) = self.conn.read(count) else { return Poll::Ready(Ok(())) };
         // No request is in progress and all responses are flushed: the socket's buffer takes these few bytes at once.
         let _ = Pin::new(&mut *stream).poll_write(cx, refuse::text(over).as_bytes());
         let _ = Pin::new(&mut *stream).poll_shutdown(cx);
@@ -161,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for HeadLimits {
 
     fn flush(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper flushes after each read, also when the head has ended with it.
-        if self.turn.is_some() && !self.place.is_head_long() {
+        if self.turn.is_some() && !self.conn.is_head_long() {
             self.turn = None;
         }
         let flushed = Pin::new(stream).poll_flush(cx);

@@ -3,7 +3,7 @@
 //! dropped, as nginx does. Where they are allowed, Larder handles them under their names with `-`, and restores their
 //! names towards upstream.
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, MAX_FORWARDS};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, InvalidHeaderName, MAX_FORWARDS};
 
 use super::{END_TO_END, HOP_BY_HOP, is_of_this_hop};
 
@@ -56,6 +56,11 @@ pub fn dashed(name: &HeaderName) -> HeaderName {
     }
     // The name was valid, and the replacement is a valid character.
     HeaderName::try_from(name.as_str().replace('_', "-")).unwrap_or_else(|_| name.clone())
+}
+
+/// A field name with `_` replaced by `-`, as the proxy does with received fields.
+pub fn field_name(text: &str) -> Result<HeaderName, InvalidHeaderName> {
+    HeaderName::try_from(text).map(|name| dashed(&name))
 }
 
 fn underscored(headers: &HeaderMap) -> Vec<HeaderName> {

@@ -18,7 +18,7 @@ use crate::marks::{Epoch, MarksView, Stamp, Tag};
 pub struct StoredExplanation {
     #[serde(flatten)]
     pub claim: RouteExplanation,
-    /// `current`, `soft-invalidated`, `invalidated`, `other-variant`, `nothing`, or `unknown` while the store is away.
+    /// `current`, `soft-invalidated`, `invalidated`, `other-variant`, `nothing`, or `unknown` while Redis is away.
     pub found: String,
     /// Seconds that a soft-invalidated response may still be served.
     pub grace_left: Option<f64>,
@@ -224,7 +224,7 @@ impl Judged {
 }
 
 impl Tiers {
-    /// The vary index, as a lookup finds it: that in memory even if it is invalidated, since it is only a hint; that in the store if it
+    /// The vary index, as a lookup finds it: that in memory even if it is invalidated, since it is only a hint; that in Redis if it
     /// is current and memory has no current entry.
     fn vary_index(&self) -> Option<Arc<Entry>> {
         let is_usable = |judged: &&Judged| judged.is_usable();
@@ -234,7 +234,7 @@ impl Tiers {
         Some(&vary_index.entry).filter(|entry| entry.vary_index().is_some()).map(Arc::clone)
     }
 
-    /// The entry that a lookup uses: a current one, memory before the store; else a soft-invalidated one; else an invalidated one.
+    /// The entry that a lookup uses: a current one, memory before Redis; else a soft-invalidated one; else an invalidated one.
     fn best(&self) -> Option<&Judged> {
         let all = || self.memory.iter().chain(self.store.as_ref().ok());
         let current = all().find(|judged| judged.validity == ValidityReport::Current);
@@ -255,7 +255,7 @@ impl Tiers {
             None if varies => Found::OtherVariant,
             None => Found::Nothing,
         };
-        // While the store does not answer, nothing stored is trusted.
+        // While Redis does not answer, nothing stored is trusted.
         let is_away = matches!(self.store, Err("away"));
         let found = if is_away { Found::Nothing } else { found };
         let view = MarksView::hard(Stamp { epoch: Epoch(1), sequence: 1 }, 0);

@@ -85,7 +85,7 @@ pub fn freshened(
 }
 
 impl Confirmed {
-    /// Finishes the fetch with it, and stores it unless the request says `no-store` (RFC 9111 §5.2.1.5). True if it is in the store.
+    /// Finishes the fetch with it, and stores it unless the request says `no-store` (RFC 9111 §5.2.1.5). True if it is in Redis.
     pub async fn store(self, running: &Running, context: &FetchContext, permit: &FetchPermit) -> bool {
         if context.view.is_none() || context.request.facts.no_store {
             permit.finish(FetchOutcome::Validated(Arc::new(self.entry)));

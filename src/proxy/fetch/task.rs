@@ -56,7 +56,7 @@ pub async fn run(
     }
 }
 
-/// Fetches; true if the response is in the store.
+/// Fetches; true if the response is in Redis.
 async fn fetch(
     running: &Running,
     context: &FetchContext,
@@ -158,7 +158,7 @@ async fn ask(
 }
 
 /// Delivers a full response: to leader and followers and into the cache if it may be stored, else to the leader alone. True if it is
-/// in the store. `also_on`: request fields that a 304 just before has named in `Vary`.
+/// in Redis. `also_on`: request fields that a 304 just before has named in `Vary`.
 async fn deliver(
     running: &Running,
     context: &FetchContext,
@@ -291,7 +291,7 @@ async fn share_error(
 }
 
 /// Stores a complete response: in memory before any reader sees the end of it, so that a client that asks again finds it there;
-/// then in the store. True if it is in the store.
+/// then in Redis. True if it is in Redis.
 async fn store(
     running: &Running,
     context: &FetchContext,
@@ -302,7 +302,7 @@ async fn store(
     body: Bytes,
 ) -> bool {
     let FetchContext { request, primary, vary_index, view, .. } = context;
-    // While the store does not answer there is no stamp, and without one the response could never be proved current.
+    // While Redis does not answer there is no stamp, and without one the response could never be proved current.
     let stored = view.map(|view| {
         let (vary_index, tags) = (vary_index.as_deref(), verdict.tags(request));
         let response = storing::stored(head, verdict, body);

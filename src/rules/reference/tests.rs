@@ -5,6 +5,8 @@ use serde_json::json;
 
 use super::super::content::RuleContent;
 use super::super::pattern::Pattern;
+use super::super::source::{FurtherInstance, ReadSource};
+use super::parse::fits;
 use super::*;
 use crate::bearer::{ClaimNames, VerifiedToken};
 use crate::http::headers::Credentials;
@@ -202,7 +204,7 @@ fn values_are_in_lower_case_where_paths_are() {
         ("grade:É", "/É"),
     ];
     for (text, path) in rows {
-        let path = PathCase::Insensitive.fold(target::normalise(path)).into_owned();
+        let path = PathCase::Insensitive.fold(crate::http::target::normalise(path)).into_owned();
         let family = text.split(':').next().unwrap();
         let expected = instance::tag(family, &[Some(&instance::value(&path[1..]))]);
         let parsed = Reference::parse(text, &names, Some(&[])).unwrap();
@@ -450,7 +452,7 @@ fn a_plain_value_names_the_caller_whose_only_claim_it_is() {
             }
             let resolved = Reference::resolve(&format!("terms:{value}"), &names).unwrap();
             assert!(tags_of(&resolved).contains(&tag), "{value}");
-            let plain = String::from_utf8(instance::decoded(value)).unwrap();
+            let plain = String::from_utf8(percent_decoded(value)).unwrap();
             let everywhere = Reference::everywhere("user", &plain, &names, secret).unwrap();
             assert!(everywhere.tags.contains(&tag), "{value}");
             assert_eq!(everywhere.families, ["terms", "user"]);
