@@ -32,6 +32,7 @@ mod handle;
 mod read;
 mod recording;
 mod refresh;
+mod request_id;
 pub mod respond;
 mod share;
 mod slice;
@@ -44,6 +45,7 @@ mod write;
 
 pub use body::Body;
 pub use handle::{handle, record_refusal};
+use request_id::RequestId;
 
 /// A response to the client, and what happened.
 struct Answered {
@@ -72,6 +74,7 @@ struct ClientRequest {
     underscored: Vec<HeaderName>,
     /// The client's connection, if the request may have content.
     connection: Option<Arc<ClientConn>>,
+    request_id: RequestId,
 }
 
 impl ClientRequest {
@@ -93,6 +96,7 @@ impl ClientRequest {
             credentials: true,
             underscored: Vec::new(),
             connection: None,
+            request_id: RequestId::new(),
         }
     }
 
@@ -126,6 +130,7 @@ impl ClientRequest {
         }
         headers::add_via(&mut fields, self.version);
         running.loop_mark.add(&mut fields);
+        self.request_id.set(&mut fields);
         headers::add_forwarded(&mut fields, self.forwarded, self.client, &self.target);
         fields
     }

@@ -47,6 +47,8 @@ pub enum ForwardedPolicy {
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 /// An operator's request for debug fields, with an admin token. Never forwarded.
 pub const LARDER_DEBUG: HeaderName = HeaderName::from_static("larder-debug");
+/// The id of a request in logs. Larder makes one if the client sends none.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
@@ -126,6 +128,8 @@ pub struct FieldTraits {
     pub credentials: bool,
     /// Has [`LARDER_DEBUG`].
     pub debug: bool,
+    /// Has [`X_REQUEST_ID`].
+    pub request_id: bool,
 }
 
 /// Scans the names of a request's fields once.
@@ -136,6 +140,7 @@ pub fn look(headers: &HeaderMap, credentials: &Credentials) -> FieldTraits {
         seen.underscores |= name.as_str().bytes().fold(false, |found, byte| found | (byte == b'_'));
         seen.credentials |= credentials.tell_callers(name);
         seen.debug |= *name == LARDER_DEBUG;
+        seen.request_id |= *name == X_REQUEST_ID;
     }
     // With `-` for `_`, these names may be credentials or the debug field.
     seen.credentials |= seen.underscores;
@@ -241,7 +246,7 @@ pub fn parse_line(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
 
 /// Whether Larder writes or rewrites this request field for upstream.
 pub fn is_of_this_hop(name: &HeaderName) -> bool {
-    *name == FORWARDED || *name == VIA || name.as_str().starts_with("x-forwarded-") || *name == X_REAL_IP
+    *name == FORWARDED || *name == VIA || name.as_str().starts_with("x-forwarded-") || *name == X_REAL_IP || *name == X_REQUEST_ID
 }
 
 /// Adds the client's address, host and scheme (RFC 7239, and the older `X-Forwarded-…`).

@@ -15,7 +15,7 @@ use super::cache_request::CacheRequest;
 use super::debug::{self, Debug};
 use super::decide::bypass;
 use super::forward::pass;
-use super::{Answered, Body, ClientRequest, content, read, tunnel, write};
+use super::{Answered, Body, ClientRequest, RequestId, content, read, tunnel, write};
 use crate::client_conn::interim::InterimSender;
 use crate::config::CacheStatus;
 use crate::http::headers;
@@ -34,14 +34,14 @@ pub fn handle(
 ) -> impl Future<Output = Response<Body>> + Send {
     let start = Instant::now();
     let live = running.live();
-    let (method, path, trailers, debug, work) = take(running, &live, request, client, interim);
+    let (method, path, request_id, trailers, debug, work) = take(running, &live, request, client, interim);
     async move {
         let answered = match work {
             Work::Read(request) => read::answer(running, request).await,
             Work::Other(work) => work.await,
             Work::Refused(answered) => *answered,
         };
-        let mut response = record(running, &live, answered, &method, &path, start);
+        let mut response = record(running, &live, answered, &method, &path, &request_id, start);
         if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
             // RFC 9110 §6.5.1: a client that did not say `TE: trailers` gets none.
             response.headers_mut().remove(TRAILER);
@@ -63,7 +63,7 @@ enum Work {
     Refused(Box<Answered>),
 }
 
-/// Admits a request and chooses what answers it. Also returns the method, the path for the access log, whether the client takes
+/// Admits a request and chooses what answers it. Also returns the method, the path for the access log, the id, whether the client takes
 /// trailers, and the token in `Larder-Debug`.
 fn take(
     running: &Arc<Running>,
@@ -71,17 +71,18 @@ fn take(
     mut request: Request<Incoming>,
     client: IpAddr,
     interim: Option<InterimSender>,
-) -> (Method, String, bool, Option<Box<Debug>>, Work) {
+) -> (Method, String, RequestId, bool, Option<Box<Debug>>, Work) {
     // One pass over the field names spares most requests a dozen lookups.
     let seen = headers::look(request.headers(), &live.credentials);
     let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
     let (has_hop_fields, credentials) = (seen.hop_fields, seen.credentials);
     let offer =
         if has_hop_fields { tunnel::Offer::of(&mut request, &running.config.server.upgrades) } else { None };
+    let request_id = if seen.request_id { RequestId::of(request.headers()) } else { RequestId::new() };
     let (mut parts, body) = request.into_parts();
     let target = match admit(running, &mut parts, has_hop_fields) {
         Ok(target) => target,
-        Err(refused) => return (parts.method, parts.uri.path().to_owned(), true, None, Work::Refused(refused)),
+        Err(refused) => return (parts.method, parts.uri.path().to_owned(), request_id, true, None, Work::Refused(refused)),
     };
     let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
     if has_hop_fields {
@@ -106,6 +107,7 @@ fn take(
         credentials,
         underscored,
         connection,
+        request_id: request_id.clone(),
     };
     let debug = token.map(|token| Box::new(Debug { token, client: http.sharer(running) }));
     let (method, path) = (http.method.clone(), running.config.log.access.then(|| http.target.path.clone()));
@@ -131,7 +133,7 @@ fn take(
             }
         }))
     };
-    (method, path.unwrap_or_default(), trailers, debug, work)
+    (method, path.unwrap_or_default(), request_id, trailers, debug, work)
 }
 
 /// Answers safe methods other than GET and HEAD, POSTs that a family may read by, and requests for an upgrade.
@@ -176,6 +178,7 @@ fn record(
     answered: Answered,
     method: &Method,
     path: &str,
+    request_id: &RequestId,
     start: Instant,
 ) -> Response<Body> {
     let Answered { mut response, outcome, family } = answered;
@@ -199,8 +202,12 @@ fn record(
             outcome = outcome.kind.label(),
             cache_status = text,
             invalidated = outcome.invalidated.as_deref(),
+            %request_id,
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         );
+    }
+    if request_id.is_of_client() || running.config.log.access || !outcome.is_immediate() {
+        request_id.set(response.headers_mut());
     }
     // The text has only tokens, `=`, `;` and integers.
     if running.config.server.cache_status != CacheStatus::Off

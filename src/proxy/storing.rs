@@ -14,7 +14,7 @@ use crate::config::ServerConfig;
 use crate::entry::{self, Content, Entry, Variant, VaryIndex};
 use crate::http::clients::{self, Audience};
 use crate::http::freshness::Freshness;
-use crate::http::headers;
+use crate::http::headers::{self, X_REQUEST_ID};
 use crate::http::storable::{self, Reason, Received, RequestFacts, Storable};
 use crate::http::vary::Vary;
 use crate::http::{authorization, groups, targeted, validation};
@@ -108,7 +108,9 @@ fn judge_for(
     let facts = RequestFacts { rate: request.rate(response_time), ..facts };
     let received = Received { status, headers: fields, is_close_delimited, request_time, response_time };
     match storable::storable(facts, received, &request.policy()) {
-        Storable::Yes { freshness, for_credentials, withheld } => {
+        Storable::Yes { freshness, for_credentials, mut withheld } => {
+            // The id of one request is not that of those that hit its response.
+            withheld.extend(fields.contains_key(X_REQUEST_ID).then_some(X_REQUEST_ID));
             let groups = group_tags(&request.client_request.target.host, &named);
             Ok(StoreVerdict { freshness, for_credentials, withheld, groups })
         }

@@ -63,3 +63,39 @@ fn the_access_log_can_be_read_without_a_tool() {
         assert!(hit.contains(word), "no {word}: {hit}");
     }
 }
+
+#[test]
+fn the_log_the_response_and_upstream_have_the_same_request_id() {
+    let upstream = Upstream::start();
+    let larder = start(&upstream, "json");
+    let id_of = |number: usize| {
+        let logged: Value = serde_json::from_str(&line(&larder, number)).unwrap();
+        logged["request_id"].as_str().unwrap().to_owned()
+    };
+    let sent = larder.call("GET", "/users").header("X-Request-Id", "abc-1").send();
+    assert_eq!(sent.header("x-request-id"), Some("abc-1"));
+    assert_eq!((upstream.last("/users").header("x-request-id"), &*id_of(0)), (Some("abc-1"), "abc-1"));
+    let hit = larder.get("/users");
+    let made = hit.header("x-request-id").expect("a hit has an id of its own").to_owned();
+    assert!(made.len() == 32 && made == id_of(1), "{made}");
+    let too_long = "x".repeat(129);
+    let write = larder.call("POST", "/users").header("X-Request-Id", &too_long).send();
+    let made = write.header("x-request-id").unwrap();
+    assert!(made.len() == 32 && upstream.last("POST /users").header("x-request-id") == Some(made), "{made}");
+    assert_eq!(made, id_of(2));
+}
+
+#[test]
+fn without_an_access_log_a_hit_has_no_request_id_but_its_clients() {
+    let upstream = Upstream::start();
+    let rules = rules("text").replace("access = true", "access = false");
+    let larder = Plan::new(&upstream.url()).rules(&rules).start();
+    let miss = larder.get("/users");
+    assert_eq!(miss.header("x-request-id"), upstream.last("/users").header("x-request-id"));
+    let hit = larder.get("/users");
+    hit.shows("hit");
+    assert_eq!(hit.header("x-request-id"), None, "nor that of the request that was stored");
+    let sent = larder.call("GET", "/users").header("X-Request-Id", "mine").send();
+    sent.shows("hit");
+    assert_eq!(sent.header("x-request-id"), Some("mine"));
+}
