@@ -11,6 +11,7 @@ use crate::config::{Overrides, schema};
 mod admin_client;
 mod check;
 mod explain;
+mod healthcheck;
 mod serve;
 mod warm;
 
@@ -32,6 +33,8 @@ enum Command {
     Explain(ExplainArguments),
     /// Have a running Larder fetch what [[warm]] names.
     Warm(WarmArguments),
+    /// Exit with 0 if the Larder on this machine is ready, else with 1.
+    Healthcheck(HealthcheckArguments),
     /// Print the JSON Schema of rules.toml, for editors.
     Schema,
 }
@@ -71,6 +74,17 @@ struct ServeArguments {
     /// Log in JSON, and print the listening addresses as JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "For health checks of containers. Takes the flags, variables and file of serve, of which only the address \
+                  of the admin counts, and asks its /readyz, which needs no token. A fault elsewhere in the file does \
+                  not count: a running Larder keeps its rules then."
+)]
+struct HealthcheckArguments {
+    #[command(flatten)]
+    sources: Sources,
 }
 
 #[derive(Debug, Default, Args)]
@@ -207,9 +221,16 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => print(check::check(&arguments, &|name| std::env::var(name).ok())),
         Command::Explain(arguments) => print(explain::explain(&arguments)),
         Command::Warm(arguments) => warm::warm(&arguments),
+        Command::Healthcheck(arguments) => healthcheck::healthcheck(arguments),
         Command::Schema => print((format!("{:#}", schema::schema()), 0)),
     };
     ExitCode::from(code)
+}
+
+fn complain(error: &str, code: u8) -> u8 {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "larder: {error}");
+    code
 }
 
 fn print((text, code): (String, u8)) -> u8 {

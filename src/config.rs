@@ -127,6 +127,23 @@ macro_rules! differing {
         })+
     }};
 }
+
+/// `[admin]` of a rules file, at most 4 MiB, whatever faults the file has: what cannot be read has its default.
+///
+/// # Errors
+///
+/// The file cannot be read, or a flag or variable is faulty.
+pub fn admin_of(file: Option<&Path>, overrides: &Overrides, env: &Env<'_>) -> Result<AdminConfig, LoadError> {
+    let bytes = file.map(read).transpose()?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let (reader, table) = RulesReader::open("-", &text, env);
+    let mut root = reader.root(&table);
+    let mut flags = Vec::new();
+    let server = tables::read_server(&mut root, overrides, &mut flags);
+    let admin = tables::read_admin(&mut root, &server, overrides, &mut flags);
+    if flags.is_empty() { Ok(admin) } else { Err(LoadError::Faults(Faults(flags))) }
+}
+
 impl Config {
     /// Reads and checks a rules file, at most 4 MiB. Without a file: the defaults, and no rules.
     pub fn load(file: Option<&Path>, overrides: &Overrides, env: &Env<'_>) -> Result<Config, LoadError> {

@@ -7,8 +7,8 @@ use http::{Method, StatusCode};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::WarmArguments;
 use super::admin_client::{AdminClient, encoded};
+use super::{WarmArguments, complain};
 
 /// How often the progress is asked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -30,11 +30,6 @@ pub(super) fn warm(arguments: &WarmArguments) -> u8 {
         Ok(code) => code,
         Err(error) => complain(&error, 1),
     }
-}
-
-fn complain(error: &str, code: u8) -> u8 {
-    let _ = writeln!(std::io::stderr(), "larder: {error}");
-    code
 }
 
 fn say(line: &str) {

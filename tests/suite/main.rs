@@ -43,6 +43,7 @@ mod explain;
 mod fleet;
 mod forwarding;
 mod hazards;
+mod healthcheck;
 mod identity;
 mod instances;
 mod jwt;
