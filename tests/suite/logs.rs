@@ -92,10 +92,8 @@ fn without_an_access_log_a_hit_has_no_request_id_but_its_clients() {
     let larder = Plan::new(&upstream.url()).rules(&rules).start();
     let miss = larder.get("/users");
     assert_eq!(miss.header("x-request-id"), upstream.last("/users").header("x-request-id"));
-    let hit = larder.get("/users");
-    hit.shows("hit");
+    let hit = larder.get("/users").shows("hit");
     assert_eq!(hit.header("x-request-id"), None, "nor that of the request that was stored");
-    let sent = larder.call("GET", "/users").header("X-Request-Id", "mine").send();
-    sent.shows("hit");
+    let sent = larder.call("GET", "/users").header("X-Request-Id", "mine").send().shows("hit");
     assert_eq!(sent.header("x-request-id"), Some("mine"));
 }
