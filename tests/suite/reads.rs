@@ -1,6 +1,6 @@
 //! GET and HEAD: what is stored, for how long, and what is made of it.
 
-use crate::support::{Gate, Reply, Site, Tier, eventually};
+use crate::support::{Gate, Reply, Site, Tier, eventually, eventually_some};
 
 const RULES: &str = r#"
 [memory]
@@ -191,8 +191,10 @@ fn server_errors_are_not_stored(tier: Tier) {
 
 fn an_entry_expires(tier: Tier) {
     let site = Site::start(tier, RULES);
-    site.get("/brief").shows("stored");
-    eventually("the entry has expired", || site.get("/brief").text() == "/brief #2");
+    // On a busy machine a response may be stale when it comes, and is not stored.
+    let stored = || Some(site.get("/brief")).filter(|response| response.is("stored")).map(|response| response.text());
+    let first = eventually_some("an entry is stored", stored);
+    eventually("the entry has expired", || stored().is_some_and(|next| next != first));
 }
 
 fn a_stale_entry_is_validated_by_its_etag(tier: Tier) {
