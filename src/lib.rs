@@ -28,7 +28,8 @@
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
 //! [`marks`]. `proxy::decide` turns rules, lookup and time into a decision, and `proxy::read` acts on it: an entry that is current
 //! and fresh is served. `proxy::decide` also says when a stale one is, and what stands in for a response that upstream failed to
-//! give.
+//! give (stale-if-error). While Redis does not answer, nothing stored is current: reads go upstream, and their responses are not
+//! stored.
 //!
 //! **A miss.** `proxy::fetch` leads or follows an [inflight fetch](coalesce::inflight). The leader takes the stamp of the lookup
 //! and asks [`upstream`]; all of them [get the body while it arrives](coalesce::stream); [`mod@http`] says whether the response

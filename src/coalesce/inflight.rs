@@ -178,11 +178,6 @@ impl Inflight {
         FetchPermit { inflight: Arc::clone(self), key, fetch, after: None, shared: false }
     }
 
-    /// A fetch that goes on for its followers, and gets no new ones.
-    pub fn detach(&self, key: KeyHash, fetch: &Arc<InflightFetch>) {
-        self.release(key, fetch);
-    }
-
     /// Remembers for a while that responses for this key cannot be shared.
     pub fn remember_unshared(&self, key: KeyHash, now: Instant) {
         self.unshared.insert(key, now + UNSHARED_FOR);
@@ -226,7 +221,8 @@ impl Inflight {
         is_abandoned
     }
 
-    fn release(&self, key: KeyHash, fetch: &Arc<InflightFetch>) {
+    /// A fetch that ends, or that goes on for its followers: it gets no new ones.
+    pub fn release(&self, key: KeyHash, fetch: &Arc<InflightFetch>) {
         release(&mut self.lock(), key, fetch);
     }
 

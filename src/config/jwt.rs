@@ -140,11 +140,11 @@ pub fn read_jwt(root: &mut Table<'_>, is_used: bool) -> Option<JwtConfig> {
     {
         refresh.fault("has no effect without jwks_url or jwks_file", "remove it");
     }
-    table.finish();
     if !is_used {
         let remedy = "write identity = \"jwt:sub\" in a family, or remove the table";
-        item.fault("has no effect: no family identifies callers by claims", remedy);
+        table.lacks("has no effect: no family identifies callers by claims", remedy);
     }
+    table.finish();
     Some(JwtConfig {
         keys: keys?,
         algorithms: algorithms.unwrap_or_default(),
@@ -388,7 +388,7 @@ mod tests {
         let text = "[jwt]\nsecret = '${S}'\n[[family]]\nname = 'a'\npath = '/a'";
         let env = |_: &str| Some("0123456789abcdef0123456789abcdef".to_owned());
         let faults = Config::parse(text, "rules.toml", &Overrides::default(), &env).unwrap_err().to_string();
-        assert!(faults.contains("no family identifies callers by claims"), "{faults}");
+        assert!(faults.contains("[jwt] has no effect: no family identifies callers by claims"), "{faults}");
         let faults = Config::parse(FAMILY, "rules.toml", &Overrides::default(), &env).unwrap_err().to_string();
         assert!(faults.contains("needs a key") && faults.contains("[jwt]"), "{faults}");
     }

@@ -109,7 +109,7 @@ fn join(running: &Running, request: &CacheRequest, key: KeyHash, view: Option<&M
     let role = running.inflight.join(key, view, Instant::now());
     match role {
         FetchRole::Join(fetch) if fetch.waits_for_share_of_another(request.client_request.sharer(running)) => {
-            running.inflight.detach(key, &fetch);
+            running.inflight.release(key, &fetch);
             running.inflight.join(key, view, Instant::now())
         }
         role => role,

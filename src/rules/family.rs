@@ -1,6 +1,5 @@
 //! A family as requests use it: what it stores, the parts of a request in its key, and the tags of its entries.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE};
@@ -395,8 +394,5 @@ pub(super) fn definition_of(family: &Family) -> String {
         identity.to_string(),
     );
     let hash: [u8; 16] = Md5::digest(text.as_bytes()).into();
-    hash[..4].iter().fold(String::new(), |mut digits, byte| {
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
+    format!("{:08x}", u128::from_be_bytes(hash) >> 96)
 }

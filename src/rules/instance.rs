@@ -181,10 +181,7 @@ fn is_plain(byte: u8) -> bool {
 
 fn digest(text: &str) -> String {
     let hash: [u8; 16] = Md5::digest(text.as_bytes()).into();
-    hash.iter().fold("~".to_owned(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("~{:032x}", u128::from_be_bytes(hash))
 }
 
 #[cfg(test)]

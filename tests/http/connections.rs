@@ -30,9 +30,7 @@ fn a_100_is_sent_to_the_client_when_upstream_sends_one() {
 #[test]
 fn a_final_response_reaches_a_client_that_waits_for_a_100() {
     let bench = Bench::start("");
-    let mut client = bench.client(EXPECTING);
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded(EXPECTING);
     // The response takes longer than any wait for a 100, and is complete.
     upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno");
     let head = client.head();
@@ -51,9 +49,7 @@ fn a_final_response_reaches_a_client_that_waits_for_a_100() {
 #[test]
 fn content_is_sent_after_a_timeout_if_upstream_sends_no_100() {
     let bench = Bench::start("");
-    let mut client = bench.client(EXPECTING);
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded(EXPECTING);
     assert_eq!(client.head(), ["HTTP/1.1 100 Continue"]);
     client.send("abc");
     assert_eq!(upstream.take(3), "abc");
@@ -89,9 +85,8 @@ fn expect_is_ignored_in_http_1_0() {
 fn interim_responses_are_forwarded_with_their_end_to_end_fields() {
     let bench = Bench::start("[[family]]\nname = \"a\"\npath = '/a'\nttl = \"60s\"\n");
     for method in ["GET", "POST", "OPTIONS", "HEAD"] {
-        let mut client = bench.client(&format!("{method} /{method} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        let mut upstream = bench.upstream();
-        upstream.head();
+        let (mut client, mut upstream) =
+            bench.forwarded(&format!("{method} /{method} HTTP/1.1\r\nHost: a\r\n\r\n"));
         upstream.send(HINTS);
         assert_eq!(client.head(), ["HTTP/1.1 103 Early Hints", "link: </a>; rel=preload"], "{method}");
         upstream.send("HTTP/1.1 102 Processing\r\n\r\n");
@@ -104,9 +99,7 @@ fn interim_responses_are_forwarded_with_their_end_to_end_fields() {
 #[test]
 fn interim_responses_precede_a_final_response_in_the_same_packet() {
     let bench = Bench::start("");
-    let mut client = bench.client(GET);
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded(GET);
     upstream.send([HINTS, HINTS, OK].concat());
     for _ in 0..2 {
         assert_eq!(client.head()[0], "HTTP/1.1 103 Early Hints");
@@ -121,9 +114,7 @@ fn interim_responses_precede_a_final_response_in_the_same_packet() {
 fn interim_responses_keep_their_place_in_a_pipeline() {
     const LENGTH: usize = 32 << 20;
     let bench = Bench::start("");
-    let mut client = bench.client(&[GET, &GET.replace("/a", "/b")].concat());
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded(&[GET, &GET.replace("/a", "/b")].concat());
     let first = std::thread::spawn(move || {
         upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\nConnection: close\r\n\r\n"));
         upstream.send(vec![b'x'; LENGTH]);
@@ -143,9 +134,7 @@ fn interim_responses_keep_their_place_in_a_pipeline() {
 #[test]
 fn interim_responses_are_neither_sent_to_http_1_0_nor_stored() {
     let bench = Bench::start("[[family]]\nname = \"a\"\npath = '/a'\nttl = \"60s\"\n");
-    let mut client = bench.client("GET /a HTTP/1.0\r\nHost: a\r\n\r\n");
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded("GET /a HTTP/1.0\r\nHost: a\r\n\r\n");
     upstream.send([HINTS, OK].concat());
     assert_eq!(client.head()[0], "HTTP/1.0 200 OK");
     assert_eq!(client.rest(), "ok");
@@ -197,9 +186,7 @@ fn an_upgraded_connection_carries_bytes_both_ways_until_it_ends() {
 fn bytes_of_the_new_protocol_pass_unchanged_even_before_the_101() {
     const BYTES: &str = "GET /< x\"\r\nA: b\nC\n\n\r\n\r\n";
     let bench = Bench::start("");
-    let mut client = bench.client(&[WEBSOCKET, BYTES].concat());
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded(&[WEBSOCKET, BYTES].concat());
     client.send(BYTES);
     upstream.send(SWITCHED);
     assert_eq!(client.head()[0], "HTTP/1.1 101 Switching Protocols");
@@ -278,9 +265,7 @@ fn a_shutdown_waits_for_upgraded_connections() {
 fn an_upstream_may_ignore_or_refuse_an_upgrade() {
     let bench = Bench::start("[[family]]\nname = \"socket\"\npath = '/socket'\nttl = \"60s\"\n");
     for answer in [OK.to_owned(), OK.replace("200 OK", "426 Upgrade Required")] {
-        let mut client = bench.client(WEBSOCKET);
-        let mut upstream = bench.upstream();
-        upstream.head();
+        let (mut client, mut upstream) = bench.forwarded(WEBSOCKET);
         upstream.send(answer.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
         let head = client.head();
         assert_eq!(head[0], answer.lines().next().unwrap());
@@ -330,9 +315,7 @@ const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charse
 #[test]
 fn events_pass_one_by_one_and_may_pause_for_stream_timeout() {
     let bench = Bench::start("[server]\nidle_timeout = \"1s\"\n");
-    let mut client = bench.client(GET);
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded(GET);
     upstream.send([EVENTS, "5\r\none\n\n\r\n"].concat());
     client.head();
     assert_eq!(client.take(10), "5\r\none\n\n\r\n");
@@ -350,9 +333,7 @@ fn events_pass_one_by_one_and_may_pause_for_stream_timeout() {
 #[test]
 fn an_event_stream_without_events_ends_after_stream_timeout() {
     let bench = Bench::start("[server]\nstream_timeout = \"1s\"\n");
-    let mut client = bench.client(GET);
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded(GET);
     upstream.send(EVENTS);
     client.head();
     assert_eq!((client.rest(), upstream.rest()), (String::new(), String::new()));
@@ -361,9 +342,7 @@ fn an_event_stream_without_events_ends_after_stream_timeout() {
 #[test]
 fn a_client_that_closes_an_event_stream_closes_it_at_upstream() {
     let bench = Bench::start("");
-    let mut client = bench.client(GET);
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded(GET);
     upstream.send([EVENTS, "5\r\none\n\n\r\n"].concat());
     client.head();
     assert_eq!(client.take(10), "5\r\none\n\n\r\n");
@@ -376,9 +355,8 @@ fn a_client_that_closes_an_event_stream_closes_it_at_upstream() {
 /// A Larder whose pooled connection to upstream is controlled by the test.
 fn pooled() -> (Bench, Wire) {
     let bench = Bench::start("");
-    let mut client = bench.client("GET /first HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) =
+        bench.forwarded("GET /first HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     upstream.send(OK);
     assert!(client.rest().ends_with("ok"));
     (bench, upstream)
@@ -426,9 +404,8 @@ fn a_partly_answered_read_is_not_retried() {
 fn a_read_lost_on_a_new_connection_is_not_retried() {
     for begun in ["", "HTTP/1.1 102 Processing\r\n\r\n"] {
         let bench = Bench::start("");
-        let mut client = bench.client("HEAD /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let mut upstream = bench.upstream();
-        upstream.head();
+        let (mut client, mut upstream) =
+            bench.forwarded("HEAD /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         upstream.send(begun);
         upstream.leave();
         assert!(client.rest().contains("HTTP/1.1 502 Bad Gateway"), "{begun:?}");
@@ -495,9 +472,7 @@ const KNOWN: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Len
 fn a_fetch_without_clients_continues_only_if_its_length_is_known() {
     let bench = Bench::start("[server]\nupstream_timeout = \"500ms\"\n");
     let [mut known, mut endless] = [("/a", KNOWN), ("/b", ENDLESS)].map(|(path, answer)| {
-        let mut client = bench.client(&GET.replace("/a", path));
-        let mut upstream = bench.upstream();
-        upstream.head();
+        let (mut client, mut upstream) = bench.forwarded(&GET.replace("/a", path));
         upstream.send(answer);
         client.head();
         client.leave();

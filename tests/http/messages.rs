@@ -314,9 +314,8 @@ fn whitespace_before_a_responses_colon_is_removed() {
 fn odd_statuses_reasons_and_bytes_pass_through() {
     let bench = Bench::start("");
     for status in ["299 Fine", "599 Odd Thing", "999 Request denied", "404 No Such Thing", "200 OK"] {
-        let mut client = bench.client("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let mut upstream = bench.upstream();
-        upstream.head();
+        let (mut client, mut upstream) =
+            bench.forwarded("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         upstream
             .send(format!("HTTP/1.1 {status}\r\nX-Name: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"));
         let head = client.head();

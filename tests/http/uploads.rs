@@ -159,9 +159,7 @@ fn an_http_2_stream_reset_during_its_content_invalidates_nothing() {
 fn upstream_can_tell_that_content_is_incomplete() {
     for (framing, part) in sent() {
         let bench = Bench::start("");
-        let mut client = bench.client(&(head(framing) + &part));
-        let mut upstream = bench.upstream();
-        upstream.head();
+        let (mut client, mut upstream) = bench.forwarded(&(head(framing) + &part));
         if framing.contains("Expect") {
             upstream.send("HTTP/1.1 100 Continue\r\n\r\n");
             client.head();
@@ -397,9 +395,7 @@ fn shutdown_invalidates_for_early_answered_writes_still_uploading() {
     let redis = site.redis().url();
     for end in [Larder::kill, |larder: &mut Larder| larder.terminate()] {
         let mut bench = Bench::start_as(|plan| plan.rules(&rules).redis(&redis));
-        let mut client = bench.client(&(head(UNFINISHED) + &much()));
-        let mut upstream = bench.upstream();
-        upstream.head();
+        let (mut client, mut upstream) = bench.forwarded(&(head(UNFINISHED) + &much()));
         upstream.send(early("200 OK", "", ""));
         assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
         let before = site.get("/list").text();
@@ -429,9 +425,7 @@ fn a_client_can_continue_sending_after_an_early_response() {
 #[test]
 fn an_early_response_is_completed_when_the_client_stops_sending() {
     let bench = Bench::start("");
-    let mut client = bench.client(&(head(UNFINISHED) + &much()));
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) = bench.forwarded(&(head(UNFINISHED) + &much()));
     upstream.take(MUCH);
     upstream.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 6\r\n\r\nwhy");
     client.head();
@@ -455,9 +449,8 @@ const MORE: usize = 200_000;
 
 /// A write whose response is complete while [`MORE`] of its content is outstanding: its client and upstream.
 fn answered(bench: &Bench) -> (Wire, Wire) {
-    let mut client = bench.client(&(head(&format!("Content-Length: {}", MUCH + MORE)) + &much()));
-    let mut upstream = bench.upstream();
-    upstream.head();
+    let (mut client, mut upstream) =
+        bench.forwarded(&(head(&format!("Content-Length: {}", MUCH + MORE)) + &much()));
     upstream.take(MUCH);
     upstream.send(early("200 OK", "", "yes"));
     client.head();

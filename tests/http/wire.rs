@@ -60,6 +60,15 @@ impl Bench {
         }
     }
 
+    /// Sends a request that is forwarded. Returns the client's connection, and that at upstream once it has the head.
+    #[track_caller]
+    pub fn forwarded(&self, bytes: &str) -> (Wire, Wire) {
+        let client = self.client(bytes);
+        let mut upstream = self.upstream();
+        upstream.head();
+        (client, upstream)
+    }
+
     /// The next connection to upstream.
     #[track_caller]
     pub fn upstream(&self) -> Wire {

@@ -54,18 +54,18 @@ forward = "keyed"
 
 on_both_tiers! {
     callers_are_told_apart_by_claims_and_a_new_token_keeps_the_entries,
-    a_token_that_proves_nothing_is_forwarded_and_its_response_is_not_stored,
+    a_read_whose_token_is_not_valid_is_forwarded_and_not_stored,
     several_claims_are_the_key_and_a_token_without_one_of_them_is_forwarded,
     a_token_is_compared_with_the_clock_on_every_hit,
     a_token_that_expires_while_its_request_waits_gets_an_answer_of_its_own,
     keys_are_rotated_and_stay_when_the_issuer_is_away,
-    a_write_invalidates_the_entries_of_the_caller_in_its_token,
-    a_write_whose_token_proves_nothing_invalidates_the_entries_of_all_callers,
+    a_write_invalidates_the_entries_of_the_caller_that_its_token_identifies,
+    a_write_whose_token_is_not_valid_invalidates_the_entries_of_all_callers,
     all_credentials_of_a_list_are_part_of_the_key,
     a_write_by_one_of_several_credentials_invalidates_what_was_read_with_both,
     the_response_to_a_post_is_stored_for_the_caller_of_a_valid_token_alone,
     upstream_gets_the_token_where_only_keyed_fields_are_sent,
-    nothing_stale_stands_in_for_upstream_where_the_token_proves_nothing,
+    a_stale_response_is_not_served_to_a_caller_whose_token_is_not_valid,
 }
 
 /// A directory with the secret in a file, and the rules that name it.
@@ -114,7 +114,7 @@ fn callers_are_told_apart_by_claims_and_a_new_token_keeps_the_entries(tier: Tier
     }
 }
 
-fn a_token_that_proves_nothing_is_forwarded_and_its_response_is_not_stored(tier: Tier) {
+fn a_read_whose_token_is_not_valid_is_forwarded_and_not_stored(tier: Tier) {
     let (_dir, rules) = with_secret("audience = 'api'");
     let site = Site::start(tier, &rules);
     let ann = json!({ "sub": "ann", "aud": "api", "exp": now() + 3600 });
@@ -375,7 +375,7 @@ fn logout(larder: &Larder, token: &str) -> Response {
     larder.call("POST", "/logout").header("Authorization", &format!("Bearer {token}")).send()
 }
 
-fn a_write_invalidates_the_entries_of_the_caller_in_its_token(tier: Tier) {
+fn a_write_invalidates_the_entries_of_the_caller_that_its_token_identifies(tier: Tier) {
     let (_dir, rules) = with_secret("");
     let site = Site::start(tier, &rules);
     ask(&site, "/me", &token_of("ann")).shows("stored").carries("/me #1");
@@ -387,7 +387,7 @@ fn a_write_invalidates_the_entries_of_the_caller_in_its_token(tier: Tier) {
     assert!(!site.log().contains("does not identify its caller"), "{}", site.log());
 }
 
-fn a_write_whose_token_proves_nothing_invalidates_the_entries_of_all_callers(tier: Tier) {
+fn a_write_whose_token_is_not_valid_invalidates_the_entries_of_all_callers(tier: Tier) {
     let (_dir, rules) = with_secret("");
     let site = Site::start(tier, &rules);
     let bad = [
@@ -493,7 +493,7 @@ fn upstream_gets_the_token_where_only_keyed_fields_are_sent(tier: Tier) {
     assert_eq!((sent.header("authorization"), sent.header("x-other")), (Some(&*format!("Bearer {token}")), None));
 }
 
-fn nothing_stale_stands_in_for_upstream_where_the_token_proves_nothing(tier: Tier) {
+fn a_stale_response_is_not_served_to_a_caller_whose_token_is_not_valid(tier: Tier) {
     let (_dir, rules) = with_secret("");
     let mut site = Site::start(tier, &rules);
     site.upstream.on("GET /me", Reply::new("ann's").stale("stale-if-error=600"));
@@ -517,7 +517,7 @@ fn a_family_that_a_reload_adds_is_forwarded_until_its_keys_are_read_at_a_restart
 }
 
 #[test]
-fn explain_says_why_a_token_proves_nothing_and_does_not_print_it() {
+fn explain_says_why_a_token_is_not_valid_and_does_not_print_it() {
     let (_dir, rules) = with_secret("");
     let explained = |method: &str, target: &str, token: &str| {
         let field = format!("Authorization: Bearer {token}");

@@ -286,15 +286,8 @@ fn is_method_parameter(name: &[u8]) -> bool {
 
 /// Decodes `+` and percent-encodings; a `%` that starts no encoding stays.
 fn form_decoded(text: &[u8]) -> Vec<u8> {
-    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
-    while let [first, tail @ ..] = rest {
-        let digit = |at: usize| tail.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        let encoded = digit(0).zip(digit(1)).filter(|_| *first == b'%');
-        let encoded = encoded.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
-        out.push(encoded.unwrap_or(if *first == b'+' { b' ' } else { *first }));
-        rest = &tail[if encoded.is_some() { 2 } else { 0 }..];
-    }
-    out
+    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent_encoding::percent_decode(&spaced).collect()
 }
 
 fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::super::family::{Collapse, Family, Fetching, ReadMethods, levels};
+use super::super::lifetimes::{LIFETIME, read_seconds};
 use super::super::pattern::Pattern;
 use super::super::reader::{Item, RulesReader};
 use super::super::reference::FamilyNames;
@@ -34,15 +35,11 @@ struct Check {
 }
 
 /// Reads `authorize = { path = "/auth/check", ttl = "5s" }`. The implicit family is not known yet.
-pub fn read(
-    item: &Item<'_>,
-    read_ttl: impl FnOnce(&Item<'_>) -> Option<Duration>,
-    (checks, case): (&mut Checks, PathCase),
-) -> Option<Authorize> {
+pub fn read(item: &Item<'_>, checks: &mut Checks, case: PathCase) -> Option<Authorize> {
     const REMEDY: &str = "write authorize = { path = \"/auth/check\", ttl = \"5s\" }";
     let mut table = item.table()?;
     let path = table.required("path", REMEDY).and_then(|item| read_path(&item, case));
-    let ttl = table.required("ttl", REMEDY).and_then(|item| read_ttl(&item));
+    let ttl = table.required("ttl", REMEDY).and_then(|item| read_seconds(&item, &LIFETIME));
     table.finish();
     let ((path, pattern), ttl) = (path?, ttl?);
     match checks.0.iter().find(|known| known.path == path) {

@@ -81,8 +81,7 @@ fn read_one(
     let instances =
         table.item("instance").map(|item| read_instances(&item, &captures, &key_spec)).unwrap_or_default();
     let authorize = table.item("authorize");
-    let authorize = authorize
-        .and_then(|item| authorize::read(&item, |ttl| read_seconds(ttl, &LIFETIME), (&mut seen.checks, case)));
+    let authorize = authorize.and_then(|item| authorize::read(&item, &mut seen.checks, case));
     if authorize.is_some() && !key_spec.identity.is_stated() {
         // The callers that the API authorizes share the entries.
         key_spec.identity = Identity::Shared;
