@@ -121,7 +121,7 @@ fn lookup(criterion: &mut Criterion) {
 }
 
 fn codec(criterion: &mut Criterion) {
-    let (seal, name) = (Seal::new("larder", None), "v1:things:0cc175b9c0f1b6a831c399e269772661");
+    let (seal, name) = (Seal::new("larder", None), "things:0cc175b9c0f1b6a831c399e269772661:v1");
     let entry = Entry {
         text: "GET http://api.example.com/v1.0/things_50/42?page=2&sort=name".into(),
         stamp: Memory::new(64 << 20, 1 << 20, 1 << 18).marks.stamp(),

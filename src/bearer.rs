@@ -153,7 +153,7 @@ impl TokenFault {
             }
             TokenFault::Claims => {
                 "a claim that identifies the caller is missing from the bearer token, empty, or neither text nor a whole number nor \
-                 a list of these: the request is forwarded for itself alone"
+                 a list of at most 32 of these: the request is forwarded for itself alone"
             }
         }
     }
@@ -193,33 +193,69 @@ impl VerifiedToken {
         }
     }
 
+    /// The callers that these claims identify, each by JSON texts. A single claim that is a list identifies several, one by each of its
+    /// elements. A list among several claims is sorted, since issuers may write it in any order.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenFault::Claims`] if one identifies nobody.
+    pub fn callers(&self, names: &ClaimNames) -> Result<Vec<Vec<String>>, TokenFault> {
+        let mut values: Vec<Vec<String>> =
+            self.claims_of(names)?.into_iter().map(|value| texts_of_elements(value)).collect();
+        if let [elements] = &mut values[..] {
+            return Ok(std::mem::take(elements).into_iter().map(|element| vec![element]).collect());
+        }
+        Ok(vec![
+            values
+                .into_iter()
+                .flat_map(|elements| [elements.len().to_string()].into_iter().chain(elements))
+                .collect(),
+        ])
+    }
+
     /// The JSON texts of these claims, in their order.
     ///
     /// # Errors
     ///
     /// [`TokenFault::Claims`] if one identifies nobody.
     pub fn values(&self, names: &ClaimNames) -> Result<Vec<String>, TokenFault> {
+        // The type is part of the text: `7` is not `"7"`.
+        Ok(self.claims_of(names)?.into_iter().map(Value::to_string).collect())
+    }
+
+    fn claims_of(&self, names: &ClaimNames) -> Result<Vec<&Value>, TokenFault> {
         let value = |name: &String| match name.starts_with('/') {
             true => at_pointer(&self.claims, name),
             false => self.claims.get(name),
         };
-        names.0.iter().map(|name| value(name).and_then(identifying).ok_or(TokenFault::Claims)).collect()
+        let identifying = |name| value(name).filter(|value| is_identifying(value)).ok_or(TokenFault::Claims);
+        names.0.iter().map(identifying).collect()
     }
 }
 
-/// The JSON text of a value, if it can identify a caller. The type is part of the text: `7` is not `"7"`.
-fn identifying(value: &Value) -> Option<String> {
+/// The JSON texts of a list's elements, sorted and each once, or that of another value.
+fn texts_of_elements(value: &Value) -> Vec<String> {
+    let mut texts: Vec<String> = match value {
+        Value::Array(values) => values.iter().map(Value::to_string).collect(),
+        value => vec![value.to_string()],
+    };
+    texts.sort_unstable();
+    texts.dedup();
+    texts
+}
+
+/// Whether a value can identify a caller.
+fn is_identifying(value: &Value) -> bool {
     let is_one = |value: &Value| match value {
         Value::String(text) => !text.is_empty(),
         Value::Number(number) => number.is_u64() || number.is_i64(),
         Value::Bool(_) => true,
         Value::Null | Value::Array(_) | Value::Object(_) => false,
     };
-    let is_identifying = match value {
-        Value::Array(values) => !values.is_empty() && values.iter().all(is_one),
+    match value {
+        Value::Array(values) => (1..=ELEMENTS).contains(&values.len()) && values.iter().all(is_one),
         value => is_one(value),
-    };
-    is_identifying.then(|| value.to_string())
+    }
 }
 
 /// The value at a JSON pointer (RFC 6901).
@@ -289,6 +325,9 @@ pub fn texts_of_claim(value: &str) -> SmallVec<[String; 2]> {
 
 /// Most claims in one identity.
 const MOST: usize = 8;
+
+/// Most elements of a list that identifies callers: each is a tag of their entries.
+const ELEMENTS: usize = 32;
 
 impl ClaimNames {
     /// Reads `sub` or `tenant,/realm/user_id`.

@@ -508,7 +508,8 @@ fn wider(vary_index: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> O
     is_other.then(|| Entry { content: Content::VaryIndex(variants), ..vary_index })
 }
 
-/// The entry's name in Redis, below the namespace. `v1` is the version of this naming; entries carry that of their format.
-fn name(label: &str, key: StoreKey) -> String {
-    format!("v1:{label}:{key}")
+/// The entry's name in Redis, below the namespace. `v1` is the version of this naming; entries carry that of their format. It comes
+/// last, so that `KEYS namespace:family:*` lists a family.
+pub fn name(label: &str, key: StoreKey) -> String {
+    format!("{label}:{key}:v1")
 }

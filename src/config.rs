@@ -23,7 +23,6 @@ use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
 use crate::rules::reader::{Env, RulesReader, Table};
-use crate::rules::thresholds::Thresholds;
 use crate::secret::Secret;
 
 pub(crate) mod address;
@@ -197,7 +196,7 @@ impl Config {
         (config, flags)
     }
 
-    /// Names of the changed settings that need a restart: all but the rules and `[memory] max_body`.
+    /// Names of the changed settings that need a restart: all but the rules, `[[warm]]`, `[alerts]` and `[memory] max_body`.
     pub fn differs(&self, other: &Config) -> Vec<&'static str> {
         let mut names = Vec::new();
         differing!(
@@ -294,23 +293,14 @@ impl Config {
             (None, None) => {}
             _ => names.push("[jwt]"),
         }
+        if let Some(jwt) = &other.jwt
+            && let Some(keys) = names.iter_mut().find(|name| **name == "[jwt] keys")
+        {
+            *keys = jwt.keys.name();
+        }
         let live = MemoryConfig { max_body: other.memory.max_body, ..self.memory.clone() };
         differing!(names, "memory", MemoryConfig, &live, &other.memory, [capacity, max_body, marks]);
         differing!(names, "log", LogConfig, &self.log, &other.log, [format, access, level]);
-        differing!(
-            names,
-            "alerts",
-            AlertsConfig,
-            &self.alerts,
-            &other.alerts,
-            [thresholds, memory, store_away, window, interval, min_requests, webhook, webhook_token]
-        );
-        if let Some(at) = names.iter().position(|name| *name == "[alerts] thresholds") {
-            let (one, other) = (&self.alerts.thresholds, &other.alerts.thresholds);
-            let mut fields = Vec::new();
-            differing!(fields, "alerts", Thresholds, one, other, [hit_rate, error_rate, hit_latency]);
-            names.splice(at..=at, fields);
-        }
         names
     }
 }

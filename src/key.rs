@@ -526,8 +526,8 @@ const REFUSED: &str = "refused";
 /// Whose entries a request reads or invalidates in a family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Callers {
-    /// Those with these digests, one for each credential that the request presents; none if it presents none, or the
-    /// family does not identify callers.
+    /// Those with these digests, one for each credential that the request presents, or several where a claim is a list; none if it
+    /// presents none, or the family does not identify callers.
     Known(SmallVec<[String; 1]>),
     /// Unknown, since the bearer token is not valid.
     Unverified,
@@ -538,22 +538,32 @@ pub fn callers(identity: &Identity, presented: PresentedCredentials<'_>, secret:
     if identity.fault_of(presented.bearer).is_some() {
         return Callers::Unverified;
     }
-    let digest = |source: &CallerSource| {
-        if let CallerSource::Header(name) = source
-            && *name == AUTHORIZATION
-        {
-            let value = join(presented.fields.get_all(name).iter().map(HeaderValue::as_bytes))?;
-            return Some(digest(&[canonical_authorization(&value)], secret));
+    let mut known = SmallVec::new();
+    for source in identity.sources() {
+        match source {
+            CallerSource::Header(name) if *name == AUTHORIZATION => {
+                let value = join(presented.fields.get_all(name).iter().map(HeaderValue::as_bytes));
+                known.extend(value.map(|value| digest(&[canonical_authorization(&value)], secret)));
+            }
+            CallerSource::Claims(names) => {
+                let BearerToken::Verified(token) = presented.bearer else { continue };
+                let callers = token.callers(names).unwrap_or_default();
+                known.extend(callers.into_iter().map(|texts| {
+                    let texts: Vec<Vec<u8>> = texts.into_iter().map(String::into_bytes).collect();
+                    digest(&texts, secret)
+                }));
+            }
+            source => {
+                let mut text = String::new();
+                push_identity(&mut text, source, presented, secret);
+                known.extend(text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned));
+            }
         }
-        let mut text = String::new();
-        push_identity(&mut text, source, presented, secret);
-        text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned)
-    };
-    Callers::Known(identity.sources().iter().filter_map(digest).collect())
+    }
+    Callers::Known(known)
 }
 
-/// The callers whose only claim has this plain value ([`Identity::is_one_claim`]), as [`callers`] names them. A claim that is a
-/// list is no plain value.
+/// The callers whose only claim has this plain value ([`Identity::is_one_claim`]), or is a list with it, as [`callers`] names them.
 pub fn callers_of_claim(value: &str, secret: Option<&Secret>) -> SmallVec<[String; 2]> {
     texts_of_claim(value).into_iter().map(|text| digest(&[text.into_bytes()], secret)).collect()
 }

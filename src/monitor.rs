@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::cache::StoreState;
 use crate::config::alerts::AlertsConfig;
@@ -41,17 +41,23 @@ pub fn window(running: &Running, sample: &Sample, length: Duration) -> Window {
 
 /// Samples and evaluates until it is dropped.
 pub async fn watch(running: Arc<Running>) {
-    let config = running.config.alerts.clone();
-    let webhook = Webhook::start(&config);
-    let mut sampling = tokio::time::interval(PAUSE);
-    let mut evaluating = tokio::time::interval(config.interval);
-    for interval in [&mut sampling, &mut evaluating] {
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    }
+    let mut config = running.live().alerts.clone();
+    let mut webhook = Webhook::start(&config);
+    let mut sampling = every(PAUSE);
+    let mut evaluating = every(config.interval);
     // Redis may be away when Larder starts.
     let mut away_since = None;
     loop {
         tokio::select! {
+            () = running.rules_changed() => {
+                let before = std::mem::replace(&mut config, running.live().alerts.clone());
+                if before.interval != config.interval {
+                    evaluating = every(config.interval);
+                }
+                if (&before.webhook, &before.webhook_token) != (&config.webhook, &config.webhook_token) {
+                    webhook = Webhook::start(&config);
+                }
+            }
             _ = sampling.tick() => {
                 let sample = sample(&running, &running.live());
                 lock(&running.history).record(running.started.elapsed(), sample);
@@ -64,6 +70,12 @@ pub async fn watch(running: Arc<Running>) {
             }
         }
     }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// One evaluation. Returns the alerts that it raises and clears.

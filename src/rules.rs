@@ -41,7 +41,7 @@ pub use instance::{CAPTURES, Captures, InstanceValues};
 pub use invalidation::{Invalidation, MatchedRule, WriteMethods};
 pub use lint::Warning;
 pub use reference::{InstanceEverywhere, LeftOut, UnknownFamily};
-pub use source::{CallerIdentity, FurtherInstance, WriteValues};
+pub use source::{CallerIdentity, FurtherInstance, ReadSource, WriteValues};
 pub use unresolved::Unresolved;
 
 use pattern::{Pattern, PatternSet};

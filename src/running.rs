@@ -1,5 +1,5 @@
-//! The state of the process, which the proxy and the admin share. The rules, `[[warm]]` and `[memory] max_body` are replaced together when
-//! the file changes; everything else stays for the life of the process.
+//! The state of the process, which the proxy and the admin share. The rules, `[[warm]]`, `[alerts]` and `[memory] max_body` are replaced
+//! together when the file changes; everything else stays for the life of the process.
 //!
 //! A reload invalidates every family whose definition or invalidations it changes: an entry stored under a definition that
 //! comes back may have missed writes in between. A write under way during a reload invalidates by both sets of rules.
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::bearer::{BearerToken, TokenFault};
@@ -20,6 +21,7 @@ use crate::coalesce::inflight::Inflight;
 use crate::coalesce::shapes::Shapes;
 use crate::coalesce::stored_body::StoredBodies;
 use crate::coherence::fleet::FleetSettings;
+use crate::config::alerts::AlertsConfig;
 use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, StoreConfig, WarmTable};
 use crate::entry::Seal;
 use crate::http::headers::{Credentials, LoopMark};
@@ -64,6 +66,7 @@ pub struct Live {
     pub request_rates: Arc<RequestRates>,
     /// `[[warm]]`
     pub warm: Arc<[WarmTable]>,
+    pub alerts: AlertsConfig,
     /// Verifies bearer tokens, if families identify callers by claims.
     pub jwt: Option<Arc<TokenVerifier>>,
     /// The time when they came into force.
@@ -92,6 +95,7 @@ impl Live {
             compression: store.map(|store| (store.compress_above, store.compress)),
             request_rates: Arc::default(),
             warm: std::mem::take(&mut config.warm).into(),
+            alerts: std::mem::take(&mut config.alerts),
             jwt,
             since: SystemTime::now(),
         }
@@ -120,7 +124,8 @@ impl Live {
 
 /// Everything that serves requests.
 pub struct Running {
-    /// The configuration at start. Its rules have moved to [`Running::live`]; `[memory] max_body` too is read from there.
+    /// The configuration at start. Its rules, `[[warm]]` and `[alerts]` have moved to [`Running::live`]; `[memory] max_body` too is read
+    /// from there.
     pub config: Config,
     live: ArcSwap<Live>,
     pub cache: Cache,
@@ -158,6 +163,7 @@ pub struct Running {
     last_read: tokio::sync::Mutex<Option<Digest>>,
     /// The faults of the last edit, if it was refused.
     refused: Mutex<Option<LoadError>>,
+    rules_changed: Notify,
 }
 
 /// The result of a reload.
@@ -216,6 +222,7 @@ impl Running {
             started: Instant::now(),
             last_read: tokio::sync::Mutex::new(config.digest),
             refused: Mutex::new(None),
+            rules_changed: Notify::new(),
             config,
         }
     }
@@ -223,6 +230,11 @@ impl Running {
     /// The rules in force. A request uses those it began with to its end.
     pub fn live(&self) -> Arc<Live> {
         self.live.load_full()
+    }
+
+    /// Waits until other rules are in force. For one task, which watches for alerts.
+    pub async fn rules_changed(&self) {
+        self.rules_changed.notified().await;
     }
 
     /// The rules file, if there is one.
@@ -293,6 +305,7 @@ impl Running {
         };
         self.live.store(Arc::new(live));
         self.warming.rules_changed();
+        self.rules_changed.notify_one();
         // Again: writes that ended in between followed the old rules, and readers may have stored what the new rules would have
         // invalidated.
         if !changed.is_empty() {

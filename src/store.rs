@@ -187,7 +187,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn info(&self) -> Reply<'_, StoreInfo>;
 
     /// Walks the namespace, for at most ten time limits and until about `limit` entries are counted, and groups
-    /// them by `family_of` their labels: the text between `v1:` and the last `:` of their key. An entry that is written or
+    /// them by `family_of` their labels: the text before the digest in their key. An entry that is written or
     /// removed meanwhile may be counted twice or not at all.
     fn count_keys<'a>(&'a self, limit: u64, family_of: &'a FamilyOf<'a>) -> Reply<'a, KeyCounts>;
 

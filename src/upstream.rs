@@ -43,7 +43,7 @@ use pool::{Pool, PoolLimits};
 use socket::Sockets;
 
 pub use address::addresses;
-pub use cause::LastFailure;
+pub use cause::{LastFailure, with_causes};
 pub use content_copy::ContentCopy;
 pub use error::UpstreamError;
 pub use head::LINE as LEAST_LINE;

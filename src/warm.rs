@@ -208,11 +208,16 @@ impl Warmer {
         self.renew_at = Instant::now() + RENEWAL;
         let cache = &self.running.cache;
         let was_ours = self.is_ours;
-        self.is_ours = match cache.store_handle().zip(cache.proxy_id()) {
-            Some((store, id)) => matches!(store.hold_warming(id, LEASE).await, Ok(true)),
-            None => true,
+        let role = match cache.store_handle().zip(cache.proxy_id()) {
+            Some((store, id)) => match store.hold_warming(id, LEASE).await {
+                Ok(true) => WarmingRole::Here,
+                Ok(false) => WarmingRole::Elsewhere,
+                Err(_) => WarmingRole::RedisAway,
+            },
+            None => WarmingRole::Here,
         };
-        self.running.warming.set_role(if self.is_ours { WarmingRole::Here } else { WarmingRole::Elsewhere });
+        self.is_ours = role == WarmingRole::Here;
+        self.running.warming.set_role(role);
         if self.is_ours && !was_ours {
             self.take_over();
         }
@@ -426,6 +431,23 @@ async fn run_tables(
         run_table(&running, &table, expanded).await;
     }
     covered
+}
+
+/// How many paths a run would warm, of this family if one is given, and the sources that could not be read. Stops at the first table with
+/// some.
+pub async fn find_paths(running: &Running, live: &Live, family: Option<&str>) -> (usize, Vec<String>) {
+    let mut problems = Vec::new();
+    for table in live.warm.iter() {
+        let mut expanded = sources::expand(running, live, table).await;
+        if let Some(family) = family {
+            expanded.targets.retain(|warm| is_of(live, &warm.target.path, family));
+        }
+        if !expanded.targets.is_empty() {
+            return (expanded.targets.len(), Vec::new());
+        }
+        problems.append(&mut expanded.problems);
+    }
+    (0, problems)
 }
 
 /// Whether the family that claims a path is this one, or below it.

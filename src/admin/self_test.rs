@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::ACCEPT;
 
 use super::report::TestResults;
-use crate::cache::memory::Memory;
+use crate::cache::{self, memory::Memory};
 use crate::entry::{Content, Entry, VaryIndex};
 use crate::key::{CacheKey, KeyHash, Redaction, StoreKey};
 use crate::marks::Tag;
@@ -26,7 +26,7 @@ pub async fn on_store(store: &dyn Store) -> (TestResults, Option<StoreError>) {
 
 async fn steps(store: &dyn Store, results: &mut TestResults) -> Result<(), StoreError> {
     results.cache_available = store.link() == Link::Up;
-    let name = format!("v1:{LABEL}:{}", StoreKey(rand::random()));
+    let name = cache::name(LABEL, StoreKey(rand::random()));
     let value = Bytes::from(rand::random::<[u8; 16]>().to_vec());
     store.put(&name, value.clone(), TTL).await?;
     results.set_operation = true;

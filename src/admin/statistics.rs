@@ -130,7 +130,8 @@ struct ThresholdReport {
 /// Alerts that are raised, those that were, and the thresholds
 #[utoipa::path(get, path = "/cache/alerts", tag = "state", responses((status = 200, body = Success<AlertReport>)))]
 pub async fn alerts(State(state): At) -> Json<Success<AlertReport>> {
-    let config = &state.running().config.alerts;
+    let live = state.running().live();
+    let config = &live.alerts;
     let percent = |part: Option<f64>| part.map(|part| (part * 1000.0).round() / 10.0);
     let seconds = |time: Duration| time.as_secs_f64();
     let thresholds = ThresholdReport {

@@ -1,6 +1,6 @@
 //! The routes about warming ([`crate::warm`]).
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -15,24 +15,31 @@ use utoipa_axum::routes;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
 use super::state::{At, Shared};
+use crate::cache::StoreState;
 use crate::config::WarmTable;
 use crate::config::warm::paths::PathPattern;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
 use crate::upkeep::warming::WarmReport;
+use crate::warm;
 
 /// Its routes.
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default().routes(routes!(warm_state, warm_all)).routes(routes!(warm_family))
 }
 
+/// How long a request waits for the documents that name paths.
+const LOOKED_FOR: Duration = Duration::from_secs(5);
+
 /// Paths of a table that are looked at for the family of a request.
 const LOOKED_AT: usize = 10_000;
 
 #[derive(Serialize, ToSchema)]
 pub struct WarmState {
-    /// Which proxy warms by itself: `off` (there is no `[[warm]]`), `here`, `elsewhere` (or none, while Redis is away).
+    /// Which proxy warms by itself: `off` (there is no `[[warm]]`), `here`, `elsewhere`, or none (`redis-away`).
     warming: &'static str,
+    /// What that means, and what to do.
+    explanation: &'static str,
     tables: Vec<TableReport>,
     /// The run of this proxy that is under way; null: none.
     run: Option<RunReport>,
@@ -119,6 +126,7 @@ pub async fn warm_state(State(state): At) -> Json<Success<WarmState>> {
     });
     Json(Success::of(WarmState {
         warming: running.warming.role().word(),
+        explanation: running.warming.role().explanation(),
         tables: tables.collect(),
         run: run.map(RunReport::from),
         reports: reports.into_iter().map(RunReport::from).collect(),
@@ -135,10 +143,11 @@ pub struct Begun {
 /// Warms everything that [[warm]] names
 #[utoipa::path(post, path = "/cache/warm", tag = "warm", responses(
     (status = 202, description = "begun", body = Success<Begun>),
-    (status = 409, description = "a run is under way, or there is no [[warm]]", body = ErrorBody),
+    (status = 409, description = "a run is under way, or nothing would be fetched", body = ErrorBody),
+    (status = 503, description = "Redis does not answer", body = ErrorBody),
 ))]
 pub async fn warm_all(State(state): At) -> Result<Response, Refusal> {
-    begin(state.running(), None)
+    begin(state.running(), None).await
 }
 
 /// Warms what of it belongs to this family
@@ -147,17 +156,18 @@ pub async fn warm_all(State(state): At) -> Result<Response, Refusal> {
     responses(
         (status = 202, description = "begun", body = Success<Begun>),
         (status = 404, description = "there is no such family", body = ErrorBody),
-        (status = 409, description = "a run is under way, or no [[warm]] fits", body = ErrorBody),
+        (status = 409, description = "a run is under way, or nothing would be fetched", body = ErrorBody),
+        (status = 503, description = "Redis does not answer", body = ErrorBody),
     ))]
 pub async fn warm_family(
     State(state): At,
     family: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(family) = family?;
-    begin(state.running(), Some(family))
+    begin(state.running(), Some(family)).await
 }
 
-fn begin(running: &Running, family: Option<String>) -> Result<Response, Refusal> {
+async fn begin(running: &Running, family: Option<String>) -> Result<Response, Refusal> {
     let live = running.live();
     if live.warm.is_empty() {
         let what_to_do = "add [[warm]] with paths, file, openapi, sitemap or family to the rules file";
@@ -166,6 +176,13 @@ fn begin(running: &Running, family: Option<String>) -> Result<Response, Refusal>
     if let Some(family) = &family {
         check_family(&live, family)?;
     }
+    if let StoreState::Down(reason) = running.cache.store_state() {
+        let what_to_do =
+            "nothing that is fetched could be stored; ask again when GET /cache/health says that Redis answers";
+        let error = format!("Redis does not answer: {reason}");
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, what_to_do));
+    }
+    check_paths(running, &live, family.as_deref()).await?;
     let what = family.as_ref().map_or_else(|| "all caches".to_owned(), |family| format!("the cache of {family}"));
     match running.warming.want(family) {
         Ok(run) => {
@@ -197,6 +214,23 @@ fn check_family(live: &Live, family: &str) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// A run that would find nothing to fetch is refused.
+async fn check_paths(running: &Running, live: &Live, family: Option<&str>) -> Result<(), Refusal> {
+    let found = tokio::time::timeout(LOOKED_FOR, warm::find_paths(running, live, family)).await;
+    // What takes longer is left to the run, which reports it.
+    let Ok((0, problems)) = found else { return Ok(()) };
+    let of = family.map_or_else(String::new, |family| format!(" of {family:?}"));
+    let what_to_do = match problems.is_empty() {
+        true => {
+            "a [[warm]] with family or predict fetches what clients have asked for: ask again after some requests; name other paths \
+             with paths, file, openapi or sitemap"
+        }
+        false => "mend the sources in `problems`, which could not be read",
+    };
+    let error = format!("no [[warm]] names a path{of} now: nothing would be fetched");
+    Err(Refusal::new(StatusCode::CONFLICT, error, what_to_do).with("problems", problems))
 }
 
 /// Whether a family is this one, or below it.

@@ -96,7 +96,23 @@ fn notes(config: &Config) -> Vec<String> {
     let note = "host = \"upstream\", since the upstream URL is https and has a name: the API receives that name in Host, and its \
                 links point there; write host = \"client\" in [server] if it serves the names that clients use";
     let alerts = (config.alerts != AlertsConfig::default()).then(|| format!("alerts: {}", alerts_text(config)));
-    host.then(|| note.to_owned()).into_iter().chain(config.jwt.as_ref().map(about_tokens)).chain(alerts).collect()
+    let callers = config.jwt.as_ref().map(about_tokens).into_iter().chain(about_several_identities(config));
+    host.then(|| note.to_owned()).into_iter().chain(callers).chain(alerts).collect()
+}
+
+/// What several credentials in `identity` mean.
+fn about_several_identities(config: &Config) -> Option<String> {
+    let has_several = |family: &&Family| family.key_spec.identity.sources().len() > 1;
+    let names: Vec<&str> =
+        config.rules.stated().iter().filter(has_several).map(|family| family.name.as_str()).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} identified by several credentials ({}): not the first that is present, but all that a request presents are part of \
+             the key, since the API receives all of them and may answer by any",
+            if names.len() == 1 { "one family's callers are" } else { "the callers of several families are" },
+            names.join(", ")
+        )
+    })
 }
 
 /// The thresholds in force, where the file has `[alerts]`.

@@ -82,6 +82,17 @@ impl KeySource {
         }
     }
 
+    /// The field with its table.
+    pub fn name(&self) -> &'static str {
+        match self {
+            KeySource::Secret(_) => "[jwt] secret",
+            KeySource::SecretFile(_) => "[jwt] secret_file",
+            KeySource::PublicKeyFile(_) => "[jwt] public_key_file",
+            KeySource::JwksFile(_) => "[jwt] jwks_file",
+            KeySource::JwksUrl(_) => "[jwt] jwks_url",
+        }
+    }
+
     /// Whether it is a shared secret.
     pub fn is_secret(&self) -> bool {
         matches!(self, KeySource::Secret(_) | KeySource::SecretFile(_))

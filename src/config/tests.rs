@@ -733,6 +733,8 @@ fn a_change_of_tables_is_noticed_and_one_of_rules_is_not() {
 #[test]
 fn settings_that_need_a_restart_are_listed_by_name() {
     const STORE: &str = "[store]\nredis = 'redis://h'\n";
+    const ME: &str = "[[family]]\nname = 'me'\npath = '/me'\nttl = '1m'\nidentity = 'jwt:sub'\n";
+    const JWT: &str = "[jwt]\njwks_url = 'https://a.example/keys'\n";
     let fields = [
         ("server", "listen = '127.0.0.1:1'"),
         ("server", "upstream = 'http://h'"),
@@ -778,6 +780,9 @@ fn settings_that_need_a_restart_are_listed_by_name() {
         ("log", "format = 'json'"),
         ("log", "access = false"),
         ("log", "level = 'debug'"),
+        ("jwt", "jwks_url = 'https://b.example/keys'"),
+        ("jwt", "audience = 'api'"),
+        ("jwt", "leeway = '7s'"),
         ("store", "namespace = 'other'"),
         ("store", "timeout = '7s'"),
         ("store", "connect_timeout = '7s'"),
@@ -793,6 +798,8 @@ fn settings_that_need_a_restart_are_listed_by_name() {
     for (table, line) in fields {
         let (before, after) = match table {
             "store" => (STORE.to_owned(), format!("{STORE}{line}\n")),
+            "jwt" if line.starts_with("jwks_url") => (format!("{JWT}{ME}"), format!("[jwt]\n{line}\n{ME}")),
+            "jwt" => (format!("{JWT}{ME}"), format!("{JWT}{line}\n{ME}")),
             _ => (String::new(), format!("[{table}]\n{line}\n")),
         };
         let (field, _) = line.split_once(" =").unwrap();
@@ -801,7 +808,7 @@ fn settings_that_need_a_restart_are_listed_by_name() {
         assert!(differs.contains(&&*format!("[{table}] {field}")), "{line}: {differs:?}");
     }
     // These take effect at once.
-    let live = "[memory]\nmax_body = '9MiB'\n[[family]]\nname = 'a'\npath = '/a'\nmax_body = '9MiB'\n";
+    let live = "[alerts]\nhit_rate = '80%'\n[memory]\nmax_body = '9MiB'\n[[family]]\nname = 'a'\npath = '/a'\nmax_body = '9MiB'\n";
     assert_eq!(good("").differs(&good(live)), [""; 0]);
 }
 

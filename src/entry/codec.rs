@@ -327,7 +327,7 @@ mod tests {
     use crate::http::freshness::LifetimeSource;
     use crate::secret::Secret;
 
-    const NAME: &str = "v1:user:7:0cc175b9c0f1b6a831c399e269772661";
+    const NAME: &str = "user:7:0cc175b9c0f1b6a831c399e269772661:v1";
 
     fn seals() -> [Seal; 2] {
         [Seal::new("test", None), Seal::new("test", Some(Secret::new("a secret of the tests", "test")))]
@@ -496,7 +496,7 @@ mod tests {
         ];
         for (index, seal) in others.iter().enumerate() {
             let whole = stored.encode(seal, NAME);
-            for name in ["", "v1:user:8:0cc175b9c0f1b6a831c399e269772661", &NAME[1..]] {
+            for name in ["", "user:8:0cc175b9c0f1b6a831c399e269772661:v1", &NAME[1..]] {
                 assert_eq!(Entry::decode(whole.clone(), seal, name), Err(DecodeFault::Checksum), "{name}");
             }
             // Namespace and name are not simply concatenated.

@@ -110,6 +110,28 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 18] = [
+        Reason::RequestNoStore,
+        Reason::NoStore,
+        Reason::Private,
+        Reason::EventStream,
+        Reason::TooManyGroups,
+        Reason::SetCookie,
+        Reason::Authorization,
+        Reason::Cookie,
+        Reason::Credentials,
+        Reason::VaryStar,
+        Reason::VaryOther,
+        Reason::Status,
+        Reason::ContentRange,
+        Reason::CloseDelimited,
+        Reason::ServerError,
+        Reason::NeverCached,
+        Reason::NoLifetime,
+        Reason::StaleAtOnce,
+    ];
+
     /// Whether the reason lies in the response, so that it applies to other requests for the resource too.
     pub fn is_of_response(self) -> bool {
         !matches!(self, Reason::RequestNoStore | Reason::Authorization | Reason::Cookie | Reason::Credentials)

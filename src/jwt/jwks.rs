@@ -60,17 +60,12 @@ async fn get(url: &Uri) -> Result<Bytes, JwksFault> {
         .header(USER_AGENT, "larder")
         .body(Empty::new())
         .map_err(|error| JwksFault::NoAnswer(error.to_string()))?;
-    let answer = client.request(request).await.map_err(|error| JwksFault::NoAnswer(causes(&error)))?;
+    let answer =
+        client.request(request).await.map_err(|error| JwksFault::NoAnswer(upstream::with_causes(&error)))?;
     if answer.status() != StatusCode::OK {
         return Err(JwksFault::Status(answer.status()));
     }
     let most = usize::try_from(LARGEST).unwrap_or(usize::MAX);
     let body = Limited::new(answer.into_body(), most).collect().await;
     Ok(body.map_err(|error| JwksFault::Body(error.to_string()))?.to_bytes())
-}
-
-/// An error with what caused it, which the client's own message leaves out.
-fn causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

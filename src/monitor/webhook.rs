@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::alerts::AlertsConfig;
 use crate::upkeep::alerts::Alert;
+use crate::upstream;
 
 /// Most alerts that wait to be sent.
 const QUEUE: usize = 100;
@@ -24,6 +25,9 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// Pauses before the further attempts.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(16), Duration::from_secs(64)];
+
+/// For the log.
+const WHAT_TO_DO: &str = "check that the server of [alerts] webhook runs, and that it can be reached from here";
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
@@ -78,19 +82,39 @@ struct Sender {
 impl Sender {
     async fn send_all(self, mut queued: mpsc::Receiver<Bytes>) {
         while let Some(message) = queued.recv().await {
-            let mut pauses = PAUSES.iter();
-            while let Err(error) = self.send(&message).await {
-                let Some(pause) = pauses.next() else {
-                    tracing::warn!(host = self.url.host(), error, "an alert could not be sent to the webhook");
+            let mut attempts = 0;
+            while let Err(cause) = self.send(&message).await {
+                attempts += 1;
+                let host = self.url.host();
+                let Some(pause) = PAUSES.get(attempts - 1) else {
+                    tracing::error!(
+                        host,
+                        cause,
+                        attempts,
+                        what_to_do = WHAT_TO_DO,
+                        "an alert could not be sent to the webhook, and is not tried again; GET /cache/alerts has it"
+                    );
                     break;
                 };
-                tracing::debug!(host = self.url.host(), error, ?pause, "the webhook failed; it is tried again");
+                // Only the first failure of an alert, so that a webhook that is away does not fill the log.
+                match attempts {
+                    1 => tracing::warn!(
+                        host,
+                        cause,
+                        what_to_do = WHAT_TO_DO,
+                        "the webhook did not take an alert; it is sent again, {} times at most",
+                        PAUSES.len()
+                    ),
+                    _ => {
+                        tracing::debug!(host, cause, ?pause, "the webhook did not take an alert; it is sent again")
+                    }
+                }
                 tokio::time::sleep(*pause).await;
             }
         }
     }
 
-    /// One attempt.
+    /// One attempt. The error says why the alert did not arrive, without the path and the query of the URL, which may hold a secret.
     async fn send(&self, message: &Bytes) -> Result<(), String> {
         let mut request = Request::builder()
             .method(Method::POST)
@@ -102,15 +126,21 @@ impl Sender {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
         let response = tokio::time::timeout(WITHIN, self.client.request(request));
-        let response = response.await.map_err(|_| "no answer in 10s".to_owned())?;
-        match response.map_err(|error| error.to_string())?.status() {
+        let response =
+            response.await.map_err(|_| format!("no answer within {}", humantime::format_duration(WITHIN)))?;
+        match response.map_err(|error| upstream::with_causes(&error))?.status() {
             status if status.is_success() => Ok(()),
             // To send it again would not help.
             status if status.is_client_error() && !is_transient(status) => {
-                tracing::warn!(%status, host = self.url.host(), "the webhook refused an alert");
+                tracing::error!(
+                    %status,
+                    host = self.url.host(),
+                    what_to_do = "check the path of [alerts] webhook, and webhook_token",
+                    "the webhook refused an alert, which is not sent again; GET /cache/alerts has it"
+                );
                 Ok(())
             }
-            status => Err(status.to_string()),
+            status => Err(format!("it answered {status}")),
         }
     }
 }

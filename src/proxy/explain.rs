@@ -14,7 +14,8 @@ use super::ClientRequest;
 use super::cache_request::CacheRequest;
 use super::debug;
 use super::decide::{Decision, MissReason, bypass, decide, may_validate, stale_if_error};
-use crate::cache::{Found, Lookup};
+use crate::bearer::TokenFault;
+use crate::cache::{self, Found, Lookup};
 use crate::config::warm::paths::PathPattern;
 use crate::config::{Config, WarmTable};
 use crate::entry::{self, Content, Entry};
@@ -25,13 +26,13 @@ use crate::http::target::{Target, TargetFault};
 use crate::http::{ClientDirectives, Revalidate, SetCookie, TtlPolicy, validation};
 use crate::key::{CacheKey, Identity, Parameters};
 use crate::marks::{Epoch, MarksView, Stamp, Tag};
-use crate::rules::{Ambiguity, Family};
+use crate::rules::{Ambiguity, Family, ReadSource};
 use crate::running::Live;
 use crate::upstream::UpstreamError;
 
 mod authorization;
 mod policies;
-mod response;
+pub(super) mod response;
 mod stored;
 
 pub use authorization::AuthorizationExplanation;
@@ -193,7 +194,7 @@ impl<'c> Explainer<'c> {
 
     fn store_key(&self, cache_key: &CacheKey) -> String {
         let namespace = self.config.store.as_ref().map_or("larder", |store| store.namespace.as_str());
-        format!("{namespace}:v1:{}:{}", self.request.label(), cache_key.key())
+        format!("{namespace}:{}", cache::name(&self.request.label(), cache_key.key()))
     }
 
     /// What the rules say of it.
@@ -201,18 +202,20 @@ impl<'c> Explainer<'c> {
         let http = &self.request.client_request;
         let family = self.request.family();
         let cache_key = self.cache_key();
-        let is_never_cached = family.is_some_and(|(family, _)| family.is_never_cached);
+        // Nothing is looked up or stored for it.
+        let is_keyless = family.is_some_and(|(family, _)| family.is_never_cached)
+            || self.token_fault(SystemTime::now()).is_some();
+        let tags = if is_keyless { &[][..] } else { self.request.tags() };
         RouteExplanation {
             method: http.method.to_string(),
             path: http.target.path.clone(),
             family: family.map(|(family, _)| family.name.clone()),
             rule: family.map(|(family, _)| format!("{} (line {})", family.path, family.line)),
             instance: self.instance(),
-            // Nothing is looked up or stored under the key of such a family.
-            store_key: if is_never_cached { "-".to_owned() } else { self.store_key(&cache_key) },
-            key: if is_never_cached { "-".to_owned() } else { cache_key.key().to_string() },
-            key_text: if is_never_cached { "-".to_owned() } else { cache_key.text },
-            tags: self.request.tags().iter().map(Tag::to_string).collect(),
+            store_key: if is_keyless { "-".to_owned() } else { self.store_key(&cache_key) },
+            key: if is_keyless { "-".to_owned() } else { cache_key.key().to_string() },
+            key_text: if is_keyless { "-".to_owned() } else { cache_key.text },
+            tags: tags.iter().map(Tag::to_string).collect(),
             ttl: self.ttl(),
             notes: self.notes(),
             invalidated_by: self.invalidated_by(),
@@ -222,6 +225,9 @@ impl<'c> Explainer<'c> {
     fn instance(&self) -> Vec<String> {
         let Some((family, captures)) = self.request.family() else { return Vec::new() };
         let further = family.instances.iter().zip(self.request.instances());
+        // A token that is not valid says nothing of its caller.
+        let is_refused = self.token_fault(SystemTime::now()).is_some();
+        let further = further.filter(|(further, _)| !is_refused || further.source != ReadSource::Identity);
         let further =
             further.flat_map(|(further, values)| values.iter().map(|value| format!("{}={value}", further.name)));
         captures.iter().cloned().chain(further).collect()
@@ -234,25 +240,44 @@ impl<'c> Explainer<'c> {
         if family.is_never_cached {
             return "never: the family says cache = \"never\"".to_owned();
         }
+        if let Some(fault) = self.token_fault(SystemTime::now()) {
+            return format!("never: the bearer token does not identify the caller (detail={})", fault.token());
+        }
         let policy = &family.policy;
         if policy.revalidate == Revalidate::Always {
             return "never without validation: the family says revalidate = \"always\"".to_owned();
         }
+        let until = policy.until.and_then(|until| Some((until, until.from(SystemTime::now())?)));
+        let left = until.map(|(until, left)| {
+            // In whole seconds, as a lifetime.
+            format!("{} now, until {until}", humantime::format_duration(Duration::from_secs(left.as_secs())))
+        });
         let ttl = policy.ttl.map(|ttl| humantime::format_duration(ttl).to_string());
-        let ttl = ttl.or_else(|| policy.until.map(|until| format!("until {until}")));
+        let ttl = match (ttl, &left) {
+            (Some(ttl), Some(left)) if until.map(|(_, left)| left) < policy.ttl => {
+                Some(format!("{left}, which comes before the ttl of {ttl}"))
+            }
+            (ttl, left) => ttl.or_else(|| left.clone()),
+        };
+        let ends = left.map(|left| format!("; at most {left}")).unwrap_or_default();
         match (ttl, policy.ttl_policy) {
             (Some(ttl), TtlPolicy::Override) => {
                 format!(
-                    "{ttl}, from the family (ttl_policy = \"override\"); only no-store and private win over it"
+                    "{ttl}, from the family (ttl_policy = \"override\"); only no-store and private win over it{ends}"
                 )
             }
             (Some(ttl), TtlPolicy::Default) => {
                 format!(
-                    "what upstream says (Cache-Control, Expires); where it says nothing {ttl}, from the family"
+                    "what upstream says (Cache-Control, Expires); where it says nothing {ttl}, from the family{ends}"
                 )
             }
             (None, _) => "what upstream says (Cache-Control, Expires); the family has no ttl".to_owned(),
         }
+    }
+
+    /// Why the bearer token does not identify the caller. Such a request is forwarded whatever is stored.
+    fn token_fault(&self, now: SystemTime) -> Option<TokenFault> {
+        self.request.token_fault(now)
     }
 
     fn notes(&self) -> Vec<String> {
@@ -371,7 +396,7 @@ impl<'c> Explainer<'c> {
         if !identity.is_by_claims() {
             return None;
         }
-        if let Some(fault) = self.request.token_fault(SystemTime::now()) {
+        if let Some(fault) = self.token_fault(SystemTime::now()) {
             let (because, remedy) = (fault.explanation(), fault.what_to_do());
             return Some(format!("{because} (detail={}); {remedy}", fault.token()));
         }
@@ -421,7 +446,8 @@ impl<'c> Explainer<'c> {
     }
 
     fn invalidated_by(&self) -> Vec<String> {
-        if self.request.family().is_some_and(|(family, _)| family.is_never_cached) {
+        let is_never_cached = self.request.family().is_some_and(|(family, _)| family.is_never_cached);
+        if is_never_cached || self.token_fault(SystemTime::now()).is_some() {
             return Vec::new();
         }
         let mut by = self.rules_that_invalidate();

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 
 use super::ClientRequest;
 use super::cache_request::CacheRequest;
-use super::decide::{Decision, bypass, decide};
+use super::decide::{Decision, MissReason, bypass, decide};
+use super::explain::response::sentence_of;
 use super::fetch::{self, FetchContext, LeaderOnly};
 use super::read;
 use crate::cache::{Found, Lookup};
@@ -29,6 +30,9 @@ use crate::upstream::RequestBody;
 /// How often a request that waits for a free place at upstream looks for one.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+const REDIS_AWAY: &str =
+    "Redis does not answer, so nothing that is fetched is stored; warm again when it does (GET /cache/health)";
+
 /// Warms one target. `turn` is awaited before upstream is asked, and not if what is stored is current and fresh.
 pub async fn warm(
     running: &Arc<Running>,
@@ -38,18 +42,21 @@ pub async fn warm(
 ) -> Warmed {
     let live = running.live();
     if live.rules.is_write(&Method::GET, &target) {
-        return Warmed::NotStored("a rule makes a GET of this path a write".to_owned());
+        return Warmed::NotStored(
+            "a rule names GET for this path, so it is a write and never stored; remove the path from [[warm]]"
+                .to_owned(),
+        );
     }
     let http = client_request(running, target, headers);
     if let Some(reason) = bypass(&live, &http) {
-        return Warmed::NotStored(reason.label().to_owned());
+        return Warmed::NotStored(sentence(reason));
     }
     let request = Arc::new(CacheRequest::new(live, http, None));
     // What is stored for authorized callers is fetched for one of them alone.
     if request.is_guarded()
         && let Err(reason) = Box::pin(read::authorize(running, &request)).await
     {
-        return Warmed::NotStored(reason.label().to_owned());
+        return Warmed::NotStored(sentence(reason));
     }
     if is_fresh(running, &request, &request.look_up(&running.cache).await) {
         return Warmed::AlreadyFresh;
@@ -64,16 +71,37 @@ pub async fn warm(
         return Warmed::AlreadyFresh;
     }
     if lookup.view.is_none() {
-        return Warmed::NotStored("the store does not answer".to_owned());
+        return Warmed::NotStored(REDIS_AWAY.to_owned());
     }
     match ask(running, &request, lookup).await {
         // What a client would find now.
         None if matches!(request.look_up(&running.cache).await.found, Found::Current(_)) => Warmed::Fetched,
         None => Warmed::NotStored(
-            "no longer in the cache after the fetch: a write invalidated it, or it did not fit".to_owned(),
+            "no longer in the cache after the fetch: a write invalidated it meanwhile, and the next run fetches it again; or it did \
+             not fit, and [memory] capacity is too small"
+                .to_owned(),
         ),
         Some(warmed) => warmed,
     }
+}
+
+fn sentence(reason: MissReason) -> String {
+    format!("{}; {}", reason.explanation(), reason.what_to_do())
+}
+
+/// What upstream answered instead of what is to be stored, and what to do.
+fn of_status(status: StatusCode) -> String {
+    let what_to_do = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            "let [[warm]] send credentials that it accepts (headers), if everybody may have the response"
+        }
+        StatusCode::NOT_FOUND | StatusCode::GONE => {
+            "remove the path from [[warm]], or set the family's negative_ttl"
+        }
+        status if status.is_server_error() => "its log says why; the next run asks again",
+        _ => "see what larder explain --ask says of the path",
+    };
+    format!("upstream answered {}; {what_to_do}", status.as_u16())
 }
 
 fn client_request(running: &Running, target: Target, headers: HeaderMap) -> ClientRequest {
@@ -123,22 +151,23 @@ async fn ask(running: &Arc<Running>, request: &Arc<CacheRequest>, lookup: Lookup
 fn told(outcome: &FetchOutcome, refused: Option<(StatusCode, &'static str)>) -> Option<Warmed> {
     let failed = |answer: UpstreamAnswer| {
         Some(Warmed::Failed(match answer {
-            Ok(status) => format!("upstream answered {}", status.as_u16()),
-            Err(error) => error.to_string(),
+            Ok(status) => of_status(status),
+            Err(error) => format!("{error}; look at upstream, whose address is [server] upstream"),
         }))
     };
     match outcome {
-        FetchOutcome::Streaming(head, _) if !head.stored => {
-            Some(Warmed::NotStored("the store does not answer".to_owned()))
-        }
+        FetchOutcome::Streaming(head, _) if !head.stored => Some(Warmed::NotStored(REDIS_AWAY.to_owned())),
         FetchOutcome::Streaming(..) | FetchOutcome::Validated(_) | FetchOutcome::Elsewhere(..) => None,
         FetchOutcome::StaleOnError(_, answer) => failed(*answer),
         FetchOutcome::ServerError(error) => failed(Ok(error.status)),
         FetchOutcome::Failed(error) => failed(Err(*error)),
         FetchOutcome::Unshared => match refused {
-            Some((status, reason)) if status.is_success() => Some(Warmed::NotStored(reason.to_owned())),
+            Some((status, reason)) if status.is_success() => Some(Warmed::NotStored(sentence_of(reason))),
             Some((status, _)) => failed(Ok(status)),
-            None => Some(Warmed::NotStored("upstream's response is for one request alone".to_owned())),
+            None => Some(Warmed::NotStored(
+                "upstream's response is for one request alone; see what larder explain --ask says of the path"
+                    .to_owned(),
+            )),
         },
     }
 }

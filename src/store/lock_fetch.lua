@@ -1,5 +1,5 @@
 -- Takes the fleet lock of a fetch, unless another proxy holds it.
--- KEYS[1]  namespace:fetch:…  the lock, with a TTL
+-- KEYS[1]  namespace:…:lock  the lock, with a TTL
 -- ARGV[1]  the new lock
 -- ARGV[2]  milliseconds until it expires
 -- ARGV[3]  a lock that it may replace, or ''

@@ -16,8 +16,8 @@
 //! | `{ns}:warmer` | the proxy that warms (`[[warm]]`); expires unless renewed |
 //! | `{ns}:hour:…` | sorted set: host, path and query of a read → its hits in that hour (`predict` in `[[warm]]`); expires |
 //! | `{ns}:fleet` | the channel |
-//! | `ns:v1:…` | one entry, with a TTL |
-//! | `ns:fetch:…` | the fleet lock of a fetch (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
+//! | `ns:label:digest:v1` | one entry, with a TTL |
+//! | `ns:label:digest:v1:lock` | the fleet lock of its fetch (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
 //!
 //! # In a cluster
 //!

@@ -29,7 +29,7 @@ pub struct Survey {
 pub struct Specimen {
     /// Its Redis key.
     pub name: Bytes,
-    /// The text between `v1:` and the last `:` of its name.
+    /// The text between the namespace and the digest in its name.
     pub label: String,
     /// Length of its encoding.
     pub bytes: u64,

@@ -1,5 +1,5 @@
 -- Releases a fleet lock unless another has replaced it, and publishes the end of its fetch.
--- KEYS[1]  namespace:fetch:…  the lock
+-- KEYS[1]  namespace:…:lock  the lock
 -- ARGV[1]  the lock to release
 -- ARGV[2]  the channel
 -- ARGV[3]  the message

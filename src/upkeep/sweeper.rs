@@ -318,7 +318,7 @@ mod tests {
     }
 
     fn met(label: &str, beginning: bytes::Bytes) -> Met {
-        let name = bytes::Bytes::from(format!("ns:v1:{label}:0"));
+        let name = bytes::Bytes::from(format!("ns:{label}:0:v1"));
         Met::of(Specimen { name, label: label.to_owned(), bytes: 10, beginning })
     }
 
@@ -344,7 +344,7 @@ mod tests {
         let mut key_stats = KeyStats::default();
         let invalidated = sort(all, &[view; 4], &names, &mut key_stats);
         let names: Vec<&[u8]> = invalidated.iter().map(|judged| &judged.name[..]).collect();
-        assert_eq!(names, [&b"ns:v1:users:2:0"[..], b"ns:v1:gone:0"]);
+        assert_eq!(names, [&b"ns:users:2:0:v1"[..], b"ns:gone:0:v1"]);
         let counts: Vec<_> =
             key_stats.families.iter().map(|(name, kept)| (&**name, kept.keys, kept.bytes)).collect();
         assert_eq!(counts, [("none", 1, 10), ("users", 2, 20)]);

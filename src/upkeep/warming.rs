@@ -151,14 +151,17 @@ pub struct WantedRun {
 pub enum WarmingRole {
     /// There is no `[[warm]]`.
     Off,
-    /// Another proxy warms, or Redis is away.
+    /// Another proxy warms.
     Elsewhere,
     /// This proxy does.
     Here,
+    /// Redis does not answer, so that nothing that is fetched could be stored.
+    RedisAway,
 }
 
 impl WarmingRole {
-    const ALL: [WarmingRole; 3] = [WarmingRole::Off, WarmingRole::Elsewhere, WarmingRole::Here];
+    const ALL: [WarmingRole; 4] =
+        [WarmingRole::Off, WarmingRole::Elsewhere, WarmingRole::Here, WarmingRole::RedisAway];
 
     /// For operators.
     pub fn word(self) -> &'static str {
@@ -166,6 +169,26 @@ impl WarmingRole {
             WarmingRole::Off => "off",
             WarmingRole::Elsewhere => "elsewhere",
             WarmingRole::Here => "here",
+            WarmingRole::RedisAway => "redis-away",
+        }
+    }
+
+    /// What that means, and what to do.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            WarmingRole::Off => {
+                "the rules have no [[warm]], so nothing is fetched before a client asks for it; add one with paths, file, openapi, \
+                 sitemap or family to the rules file"
+            }
+            WarmingRole::Elsewhere => {
+                "another proxy with this Redis and namespace warms for all, and this one takes over if that one stops; POST \
+                 /cache/warm makes this one warm once"
+            }
+            WarmingRole::Here => "this proxy warms for all with this Redis and namespace",
+            WarmingRole::RedisAway => {
+                "Redis does not answer, so no proxy warms: nothing that is fetched could be stored, and requests go to upstream. \
+                 Warming begins again by itself when Redis answers; GET /cache/health says what is wrong with it"
+            }
         }
     }
 }

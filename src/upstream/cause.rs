@@ -29,6 +29,13 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> String {
     innermost.to_string()
 }
 
+/// An error with all that caused it, which the messages of HTTP clients leave out: `client error (Connect): tcp connect error:
+/// Connection refused (os error 111)`. Nothing of the URL is in it but the host.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// The cause of an error. An I/O error may wrap one without naming it as its source.
 fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

@@ -530,7 +530,7 @@ async fn pass(time: Duration) {
 }
 
 fn specimen(key: &str, value: &Bytes) -> Specimen {
-    let label = key.trim_start_matches("v1:").rsplit_once(':').map_or("", |(label, _)| label);
+    let label = key.trim_end_matches(":v1").rsplit_once(':').map_or("", |(label, _)| label);
     let (name, bytes) = (Bytes::from(key.to_owned()), value.len() as u64);
     Specimen { name, label: label.to_owned(), bytes, beginning: value.clone() }
 }

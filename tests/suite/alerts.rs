@@ -29,6 +29,10 @@ on_both_tiers!(
     rates_are_those_of_the_last_minutes_by_family,
     a_low_hit_rate_raises_an_alert_that_clears_when_it_is_better,
     upstream_errors_raise_an_alert,
+    answers_that_waited_for_upstream_are_no_hit_latency,
+    a_family_that_is_always_validated_has_no_hit_rate,
+    invalidations_are_counted_by_the_families_that_they_reach,
+    an_edit_of_the_thresholds_takes_effect,
 );
 
 fn stats(larder: &Larder) -> Value {
@@ -89,7 +93,10 @@ fn a_low_hit_rate_raises_an_alert_that_clears_when_it_is_better(tier: Tier) {
     assert_eq!(site.metric("larder_alerts{alert=\"hit_rate\",family=\"users\"}"), 0);
     let report = site.admin_get("/cache/alerts").json();
     assert_eq!(report["cleared"].as_array().unwrap().len(), 2);
-    assert!(report["cleared"][0]["cleared"].is_string());
+    for alert in report["cleared"].as_array().unwrap() {
+        assert!(alert["cleared"].is_string() && alert["cleared_because"] == "recovered", "{alert:#}");
+    }
+    eventually("the log says why", || site.log().contains("because=\"recovered\""));
     assert_eq!(report["thresholds"]["hit_rate"], 70.0);
 }
 
@@ -100,6 +107,115 @@ fn upstream_errors_raise_an_alert(tier: Tier) {
         site.get("/broken").has_status(503);
     }
     eventually("errors raise an alert", || raised(&site) == [("error_rate".to_owned(), None)]);
+}
+
+/// Answers that a family with `authorize` gives from the cache after it has asked the API, and stale ones after upstream has failed.
+fn answers_that_waited_for_upstream_are_no_hit_latency(tier: Tier) {
+    let rules = "[[family]]\nname = \"guarded\"\npath = '/guarded'\nttl = \"60s\"\nidentity = \"none\"\n\
+                 authorize = { path = \"/check\", ttl = \"60s\" }\n\
+                 [[family]]\nname = \"flaky\"\npath = '/flaky'\nttl = \"1s\"\nstale_if_error = \"1h\"\n";
+    let site = Site::start(tier, rules);
+    let slow = std::time::Duration::from_millis(300);
+    let by = |caller: &str| site.call("GET", "/guarded").header("Authorization", caller).send();
+    by("Bearer ann").shows("stored");
+    let slowly = |spot: &str, reply: Reply| {
+        site.upstream.answer(spot, move |_| {
+            std::thread::sleep(slow);
+            reply.clone()
+        });
+    };
+    slowly("GET /check", Reply::new(""));
+    by("Bearer bob").shows("hit");
+    site.get("/flaky").shows("stored");
+    slowly("GET /flaky", Reply::status(503));
+    eventually("it is stale", || site.get("/flaky").has_status(200).is("fwd=stale"));
+    for (family, outcome) in [("guarded", "hit"), ("flaky", "stale")] {
+        let minute = &stats(&site)["families"][family]["1m"];
+        assert!(minute["hits"].as_u64().unwrap() >= 1, "{outcome}: {minute:#}");
+        // The hits that did not wait took a few milliseconds.
+        let latency = minute["hit_latency_ms"].as_f64();
+        assert!(latency.is_none_or(|latency| latency < 150.0), "{family}: {minute:#}");
+        assert!(minute["miss_latency_ms"].as_f64().unwrap() > 100.0, "{family}: {minute:#}");
+    }
+    by("Bearer bob").shows("hit");
+    assert!(stats(&site)["families"]["guarded"]["1m"]["hit_latency_ms"].as_f64().unwrap() < 150.0);
+}
+
+fn a_family_that_is_always_validated_has_no_hit_rate(tier: Tier) {
+    let always = RULES.replacen("ttl  = \"60s\"", "ttl  = \"60s\"\nrevalidate = \"always\"", 1);
+    let site = Site::start(tier, &format!("{always}[[family]]\nname = \"low\"\npath = '/low'\nttl = \"60s\"\n"));
+    for number in 0..20 {
+        site.get("/users").has_status(200);
+        site.get(&format!("/low?page={number}")).shows("stored");
+    }
+    let low = ("hit_rate".to_owned(), Some("low".to_owned()));
+    eventually("the alert of the other family is raised", || raised(&site).contains(&low));
+    let families: Vec<_> = raised(&site).into_iter().filter_map(|(_, family)| family).collect();
+    assert_eq!(families, ["low"]);
+}
+
+fn invalidations_are_counted_by_the_families_that_they_reach(tier: Tier) {
+    let rules = "[[family]]\nname = \"user\"\npath = '/users/(?<user_id>\\d+)'\nttl = \"60s\"\n\
+                 [[family]]\nname = \"order\"\npath = '/orders/(?<user_id>\\d+)'\nttl = \"60s\"\n\
+                 [[family]]\nname = \"room\"\npath = '/rooms'\nttl = \"60s\"\n\
+                 [invalidate]\n'/one/(?<user_id>\\d+)' = [\"user:{user_id}\"]\n\
+                 '/all/(?<user_id>\\d+)' = [\"*:{user_id}\"]\n'/glob' = [\"o*\"]\n";
+    let site = Site::start(tier, rules);
+    let counts =
+        || ["user", "order", "room"].map(|name| stats(&site)["families"][name]["1m"]["invalidations"].as_u64());
+    let rows = [("/one/7", [1, 0, 0]), ("/all/7", [2, 1, 0]), ("/glob", [2, 2, 0]), ("/elsewhere", [2, 2, 0])];
+    for (target, expected) in rows {
+        site.write("POST", target).has_status(200);
+        assert_eq!(counts(), expected.map(Some), "{target}");
+    }
+}
+
+fn an_edit_of_the_thresholds_takes_effect(tier: Tier) {
+    let rules = RULES.replace("interval = \"100ms\"", "interval = \"1h\"\nhit_rate = \"off\"");
+    let site = Site::start(tier, &rules);
+    for number in 0..20 {
+        site.get(&format!("/users?page={number}")).shows("stored");
+    }
+    assert_eq!(site.admin_get("/cache/alerts").json()["thresholds"]["hit_rate"], Value::Null);
+    let hook = Upstream::start();
+    let edited = format!("interval = \"100ms\"\nhit_rate = \"60%\"\nwebhook = \"{}/hook\"", hook.url());
+    let before = std::fs::read_to_string(site.rules_file()).unwrap();
+    let after = before.replace("interval = \"1h\"\nhit_rate = \"off\"", &edited);
+    std::fs::write(site.rules_file(), after).unwrap();
+    let reloaded = site.admin_post("/rules/reload").has_status(200).json();
+    assert_eq!(reloaded["needs_restart"].to_string(), "[]");
+    eventually("it is raised by the new threshold", || raised(&site).len() == 2);
+    eventually("it is sent to the new webhook", || hook.count("POST /hook") == 2);
+    assert_eq!(site.admin_get("/cache/alerts").json()["thresholds"]["hit_rate"], 60.0);
+    std::fs::write(site.rules_file(), before).unwrap();
+    site.admin_post("/rules/reload").has_status(200);
+    eventually("what is not watched any more is cleared", || raised(&site).is_empty());
+    let cleared = &site.admin_get("/cache/alerts").json()["cleared"][0];
+    assert_eq!(cleared["cleared_because"], "not watched any more");
+}
+
+#[test]
+fn the_log_says_why_a_webhook_does_not_take_an_alert_and_hides_its_path() {
+    let hook = Upstream::start();
+    hook.on("POST /hook?key=s3cret", Reply::status(503));
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let rows = [
+        (format!("http://{closed}/hook?key=s3cret"), "Connection refused"),
+        (format!("{}/hook?key=s3cret", hook.url()), "it answered 503 Service Unavailable"),
+        (format!("{}/gone?key=s3cret", hook.url()), "the webhook refused an alert"),
+    ];
+    hook.on("POST /gone?key=s3cret", Reply::status(404));
+    for (webhook, cause) in rows {
+        let upstream = Upstream::start();
+        let rules = RULES.replace("[alerts]", &format!("[alerts]\nwebhook = \"{webhook}\""));
+        let larder = Plan::new(&upstream.url()).rules(&rules).start();
+        for number in 0..20 {
+            larder.get(&format!("/users?page={number}"));
+        }
+        eventually("the log says why", || larder.log().contains(cause));
+        assert!(larder.log().contains("[alerts] webhook"), "{}", larder.log());
+        assert!(!larder.log().contains("s3cret"), "{}", larder.log());
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn fill(hotel: &Hotel, larder: &Larder, users: usize) {
         larder.get(&target(user)).has_status(200);
     }
     eventually("all entries are in the cluster", || {
-        hotel.cluster.entries("hotel:v1:*").iter().take(3).sum::<usize>() >= users
+        hotel.cluster.entries("hotel:*:v1").iter().take(3).sum::<usize>() >= users
     });
 }
 
@@ -60,7 +60,7 @@ fn entries_are_distributed_and_shared_and_coordination_keys_are_in_one_slot() {
     let hotel = hotel(RULES);
     let (larder, other) = (hotel.plan.start(), hotel.plan.start());
     fill(&hotel, &larder, 60);
-    let entries = hotel.cluster.entries("hotel:v1:*");
+    let entries = hotel.cluster.entries("hotel:*:v1");
     assert!(entries[..3].iter().all(|count| *count > 5), "{entries:?}");
     let keeper = hotel.cluster.keeper(META);
     let coordination = hotel.cluster.entries("{hotel}*");
@@ -194,7 +194,7 @@ fn an_entry_whose_slot_is_moved_is_found_where_it_is() {
     let larder = hotel.plan.start();
     fill(&hotel, &larder, 1);
     let (keys, keeper) = (0..3)
-        .map(|at| (hotel.cluster.nodes[at].command(&["KEYS", "hotel:v1:user:*"]), at))
+        .map(|at| (hotel.cluster.nodes[at].command(&["KEYS", "hotel:user:*"]), at))
         .find(|(keys, _)| !keys.is_empty())
         .unwrap();
     let key = keys.lines().next().unwrap();

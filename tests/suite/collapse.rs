@@ -52,7 +52,7 @@ impl Fleet {
     fn store_first(&self, target: &str) {
         self.site.get(target).number();
         self.site.wait_for_entries(1);
-        eventually("the claim is gone", || self.redis().command(&["KEYS", "*:fetch:*"]).is_empty());
+        eventually("the claim is gone", || self.redis().command(&["KEYS", "*:lock"]).is_empty());
     }
 
     /// The other two ask, and wait for what the first one fetches.

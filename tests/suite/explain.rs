@@ -355,7 +355,7 @@ fn explaining_a_stored_response_does_not_change_it(tier: Tier) {
         assert_eq!((&told["family"], &told["instance"]), (&json!("user_details"), &json!(["7"])));
         assert_eq!(told["stored"]["terms"]["lifetime"], 60, "{told:#}");
         assert_says(told["stored"]["terms"]["lifetime_from"].as_str().unwrap(), &["the family's ttl", "§4.2.2"]);
-        assert!(told["store_key"].as_str().unwrap().starts_with("larder:v1:user_details:7:"), "{told:#}");
+        assert!(told["store_key"].as_str().unwrap().starts_with("larder:user_details:7:"), "{told:#}");
     }
     assert_eq!(site.upstream.requests("/users/7").len(), 1, "upstream is not asked");
     site.get("/users/7").shows("hit");
@@ -548,6 +548,20 @@ fn a_group_is_purged_for_every_host_and_field(tier: Tier) {
 #[track_caller]
 fn kept_at(larder: &Larder, host: &str, path: &str) -> Value {
     larder.admin_get(&format!("/cache/explain?url=http://{host}{path}")).has_status(200).json()
+}
+
+#[test]
+fn fresh_for_ends_at_until() {
+    let rules = |more: &str| format!("[[family]]\nname = \"a\"\npath = '/a'\n{more}\nuntil = \"03:00 UTC\"\n");
+    let fresh_for = |more: &str| {
+        let exit = larder(Some(&rules(more)), &["explain", "GET", "/a"]);
+        exit.stdout.lines().find(|line| line.starts_with("fresh for")).unwrap().to_owned()
+    };
+    let (alone, long) = (fresh_for(""), fresh_for("ttl = \"7d\""));
+    assert!(alone.contains(" now, until 03:00 UTC") && !alone.contains("24h"), "{alone}");
+    assert!(long.contains("now, until 03:00 UTC, which comes before the ttl of 7days"), "{long}");
+    let short = fresh_for("ttl = \"1s\"\nttl_policy = \"override\"");
+    assert!(short.contains("1s, from the family") && short.contains("; at most "), "{short}");
 }
 
 #[test]

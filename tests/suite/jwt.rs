@@ -41,6 +41,13 @@ ttl = "60s"
 identity = ["header:x-user", "cookie:sid"]
 
 [[family]]
+name = "groups"
+path = '/groups'
+ttl = "60s"
+identity = "jwt:groups"
+instance = { group = "identity" }
+
+[[family]]
 name = "keyed"
 path = '/keyed'
 ttl = "60s"
@@ -49,6 +56,8 @@ forward = "keyed"
 
 [invalidate]
 '/logout' = ["me:{identity}", "mixed:{identity}", "fields:{identity}"]
+'/leave' = ["groups:{identity}"]
+'/groups/(?<group>[^/]+)/members' = ["groups:{group}"]
 '/tenants' = ["tenant", "keyed"]
 "#;
 
@@ -66,6 +75,7 @@ on_both_tiers! {
     the_response_to_a_post_is_stored_for_the_caller_of_a_valid_token_alone,
     upstream_gets_the_token_where_only_keyed_fields_are_sent,
     a_stale_response_is_not_served_to_a_caller_whose_token_is_not_valid,
+    each_element_of_a_claim_that_is_a_list_names_the_caller,
 }
 
 /// A directory with the secret in a file, and the rules that name it.
@@ -504,6 +514,65 @@ fn a_stale_response_is_not_served_to_a_caller_whose_token_is_not_valid(tier: Tie
     ask(&site, "/me", &token_of("ann")).has_status(200).carries("ann's");
 }
 
+fn each_element_of_a_claim_that_is_a_list_names_the_caller(tier: Tier) {
+    let (_dir, rules) = with_secret("");
+    let site = Site::start(tier, &rules);
+    let of = |groups: Value| hs256(SECRET, &json!({ "sub": "x", "groups": groups, "exp": now() + 3600 }));
+    let staff = of(json!(["staff", "cooks", 7]));
+    let others = of(json!(["guests"]));
+    let fill = || {
+        for token in [&staff, &others] {
+            ask(&site, "/groups", token);
+            ask(&site, "/groups", token).shows("hit");
+        }
+    };
+    fill();
+    ask(&site, "/groups", &of(json!(["cooks", "staff", 7]))).shows("stored");
+    // By an operator, by a rule's value, and by a write of a caller with one group in common.
+    let clear = |group: &'static str| site.admin_post(&format!("/cache/clear/group/{group}")).has_status(200);
+    let write = |target: &str| site.write("POST", target).has_status(200);
+    let by_post = |token: &str| {
+        let field = format!("Bearer {token}");
+        site.call("POST", "/leave").header("Authorization", &field).send().has_status(200)
+    };
+    let (cooks, number, by_rule, by_caller): (Box<dyn Fn()>, Box<dyn Fn()>, Box<dyn Fn()>, Box<dyn Fn()>) = (
+        Box::new(|| drop(clear("cooks"))),
+        Box::new(|| drop(clear("7"))),
+        Box::new(|| drop(write("/groups/staff/members"))),
+        Box::new(|| drop(by_post(&of(json!(["cooks", "new"]))))),
+    );
+    for invalidate in [cooks, number, by_rule, by_caller] {
+        fill();
+        invalidate();
+        ask(&site, "/groups", &staff).shows("detail=invalidated; stored");
+        ask(&site, "/groups", &others).shows("hit");
+    }
+    fill();
+    clear("nobody");
+    ask(&site, "/groups", &staff).shows("hit");
+    let many: Vec<String> = (0..33).map(|number| format!("g{number}")).collect();
+    ask(&site, "/groups", &of(json!(many))).shows("detail=token-claims").hides("stored");
+    ask(&site, "/groups", &of(json!(many[1..]))).shows("stored");
+}
+
+#[test]
+fn a_reload_names_the_fields_of_jwt_that_need_a_restart() {
+    let upstream = Upstream::start();
+    let (_dir, rules) = with_secret("audience = 'api'");
+    let larder = Plan::new(&upstream.url()).rules(&rules).start();
+    let secret_file = rules.lines().find(|line| line.starts_with("secret_file")).unwrap();
+    let rows = [
+        (rules.replace("'api'", "'other'"), r#"["[jwt] audience"]"#),
+        (rules.replace(secret_file, "jwks_url = 'http://127.0.0.1:9/keys'"), r#"["[jwt] jwks_url"]"#),
+        (rules.clone(), "[]"),
+    ];
+    for (rules, named) in rows {
+        std::fs::write(larder.rules_file(), rules).unwrap();
+        let reloaded = larder.admin_post("/rules/reload").has_status(200).json();
+        assert_eq!(reloaded["needs_restart"].to_string(), named);
+    }
+}
+
 #[test]
 fn a_family_that_a_reload_adds_is_forwarded_until_its_keys_are_read_at_a_restart() {
     let upstream = Upstream::start();
@@ -527,7 +596,22 @@ fn explain_says_why_a_token_is_not_valid_and_does_not_print_it() {
         exit.stdout
     };
     let expired = hs256(SECRET, &json!({ "sub": "ann", "exp": now() - 1 }));
-    assert!(explained("GET", "/me", &expired).contains("has expired"));
+    let refused = explained("GET", "/me", &expired);
+    assert!(refused.contains("has expired") && refused.contains("never: the bearer token does not"), "{refused}");
+    assert!(
+        !refused.contains("sha256:") && !refused.contains("/me (RFC"),
+        "nothing of its claims is told: {refused}"
+    );
+    let head = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(head.path(), "HTTP/1.1 200 OK\nCache-Control: public, max-age=60\n\n").unwrap();
+    for (token, told) in
+        [(&expired, "no: the bearer token has expired"), (&token_of("ann"), "yes: nothing forbids it")]
+    {
+        let field = format!("Authorization: Bearer {token}");
+        let file = head.path().to_str().unwrap();
+        let exit = larder(Some(&rules), &["explain", "GET", "/me", "-H", &field, "--response", file]);
+        assert!(exit.stdout.contains(told), "{exit:?}");
+    }
     assert!(explained("GET", "/me", &hs256("x", &claims_of("ann"))).contains("signature is not that of a key"));
     let valid = explained("GET", "/me", &token_of("ann"));
     assert!(valid.contains("the bearer token is valid") && valid.contains("identity jwt:sub sha256:"), "{valid}");
@@ -536,10 +620,12 @@ fn explain_says_why_a_token_is_not_valid_and_does_not_print_it() {
     // The running proxy says the same, and what it does.
     let upstream = Upstream::start();
     let running = Plan::new(&upstream.url()).rules(&rules).start();
+    ask(&running, "/me", &token_of("ann")).shows("stored");
     let field = format!("Authorization: Bearer {expired}");
     let admin = format!("http://{}", running.admin);
     let exit = larder(Some(&rules), &["explain", "GET", "/me", "-H", &field, "--admin", &admin]);
     assert!(exit.stdout.contains("has expired") && exit.stdout.contains("forwarded to upstream"), "{exit:?}");
+    assert!(!exit.stdout.contains("sha256:") && !exit.stdout.contains("current"), "{exit:?}");
 }
 
 #[test]
@@ -547,7 +633,13 @@ fn check_prints_the_identity_and_what_it_needs() {
     let (_dir, rules) = with_secret("");
     let exit = larder(Some(&rules), &["check"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
-    for told in ["jwt:sub", "jwt:/realm/tenant,role", "jwt:sub, cookie:sid", "bearer tokens"] {
+    for told in [
+        "jwt:sub",
+        "jwt:/realm/tenant,role",
+        "jwt:sub, cookie:sid",
+        "bearer tokens",
+        "all that a request presents are part",
+    ] {
         assert!(exit.stdout.contains(told), "{told}: {exit:?}");
     }
     let exit = larder(Some(FAMILIES), &["check"]);

@@ -128,7 +128,7 @@ async fn a_million_writes_leave_what_they_do_not_name_in_memory() {
 
 /// The name of an entry in the store.
 fn name(id: u32) -> String {
-    format!("v1:user:{id}:0")
+    format!("user:{id}:0:v1")
 }
 
 /// Whether this entry may be served. An entry is its stamp here: `epoch sequence`.
@@ -145,7 +145,7 @@ async fn fill_redis(server: &RedisServer, store: &RedisStore, count: u32) {
     let stamp = store.view(&tags(0)).await.unwrap().stamp;
     let entry = format!("{} {}", stamp.epoch.0, stamp.sequence);
     let script = "for id = 0, ARGV[1] - 1 do \
-                  redis.call('SET', 'test:v1:user:' .. id .. ':0', ARGV[2], 'EX', 3600) end";
+                  redis.call('SET', 'test:user:' .. id .. ':0:v1', ARGV[2], 'EX', 3600) end";
     server.run::<()>(&["EVAL", script, "0", &count.to_string(), &entry]);
 }
 

@@ -313,7 +313,7 @@ fn explain_names_the_key_that_the_proxy_uses() {
     let mut site = Site::start(Tier::Redis, RULES);
     site.call("GET", "/users/42").header("Host", "api.example").send().shows("stored");
     site.wait_for_entries(1);
-    let key = site.redis().command(&["KEYS", "larder:v1:*"]);
+    let key = site.redis().command(&["KEYS", "larder:*:v1"]);
     let digest = key.rsplit(':').next().unwrap();
     let exit = larder(Some(RULES), &["explain", "GET", "http://api.example/users/42"]);
     assert!(exit.stdout.contains(digest), "no {digest}:\n{}", exit.stdout);

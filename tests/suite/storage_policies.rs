@@ -203,7 +203,7 @@ fn proxies_with_different_versions_share_no_entries_but_invalidate_for_each_othe
 /// Bytes of the entry of this family in Redis.
 fn stored_bytes(site: &Site, family: &str) -> usize {
     let redis = site.redis.as_ref().unwrap();
-    let name = redis.command(&["KEYS", &format!("*:v1:{family}:*")]);
+    let name = redis.command(&["KEYS", &format!("*:{family}:*")]);
     redis.command(&["STRLEN", &name]).parse().unwrap()
 }
 
@@ -244,7 +244,7 @@ fn long_bodies_are_compressed_in_redis_and_whole_for_every_client() {
     other.get("/coded").shows("hit").carries(&long);
     // What is damaged in Redis is a miss.
     let redis = site.redis.as_ref().unwrap();
-    let name = redis.command(&["KEYS", "*:v1:json:*"]);
+    let name = redis.command(&["KEYS", "*:json:*"]);
     redis.command(&["SETRANGE", &name, "400", "damaged"]);
     let third = site.another();
     third.get("/json").hides("hit").carries(&long);

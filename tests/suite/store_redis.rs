@@ -33,7 +33,7 @@ use self::log::Log;
 
 const META: &str = "{test}:meta";
 const MARKS: &str = "{test}:marks";
-const KEY: &str = "v1:user_details:42:0cc175b9c0f1b6a831c399e269772661";
+const KEY: &str = "user_details:42:0cc175b9c0f1b6a831c399e269772661:v1";
 
 /// No proxy, for no write.
 const NOBODY: Cause<'static> = Cause { by: "", intent: None, soft: &[], again: &[], watched: &[] };
@@ -827,12 +827,12 @@ async fn entries_are_counted_by_family_and_nothing_else_is() {
     let store = store_on(&server).await;
     for n in 0..30 {
         let key = format!(
-            "v1:{}:{n:032x}",
+            "{}:{n:032x}:v1",
             ["-".to_owned(), "user_list".to_owned(), format!("user_details:{n}")][n % 3]
         );
         store.put(&key, Bytes::from_static(b"x"), PATIENCE).await.unwrap();
     }
-    server.run::<()>(&["MSET", "testing:v1:user_list:0", "x", "test", "x", "other:v1:user_list:0", "x"]);
+    server.run::<()>(&["MSET", "testing:user_list:0:v1", "x", "test", "x", "other:user_list:0:v1", "x"]);
     let family = |label: &str| label.split(':').next().unwrap_or_default().to_owned();
     let counts = store.count_keys(1000, &family).await.unwrap();
     let expected = [("-", 10), ("user_details", 10), ("user_list", 10)].map(|(name, n)| (name.to_owned(), n));
@@ -844,7 +844,7 @@ async fn entries_are_counted_by_family_and_nothing_else_is() {
 async fn counting_ends_near_its_limit_and_is_marked_incomplete() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
-    let script = "for i = 1, 5000 do redis.call('SET', 'test:v1:user_list:' .. i, 'x') end";
+    let script = "for i = 1, 5000 do redis.call('SET', 'test:user_list:' .. i .. ':v1', 'x') end";
     server.run::<()>(&["EVAL", script, "0"]);
     let counts = store.count_keys(1500, &|label| label.to_owned()).await.unwrap();
     assert!(!counts.complete);

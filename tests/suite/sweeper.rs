@@ -60,9 +60,9 @@ fn what_is_invalidated_goes_and_what_is_current_stays() {
     // Stored again after the write: current, under the same name.
     site.write("POST", "/users/4/activate").has_status(200);
     site.get("/users/4").carries("/users/4 #2").shows("stored");
-    eventually("the invalidated entry is gone", || entries(&site, "hotel:v1:user:3:*").is_empty());
+    eventually("the invalidated entry is gone", || entries(&site, "hotel:user:3:*").is_empty());
     key_stats(&site, |stats| stats["key_counts"]["user_keys"] == 4);
-    assert_eq!(entries(&site, "hotel:v1:*").len(), 9);
+    assert_eq!(entries(&site, "hotel:*:v1").len(), 9);
     let another = site.another();
     another.get("/users/4").shows("hit").carries("/users/4 #2");
     another.get("/rooms/3").shows("hit");
@@ -76,20 +76,20 @@ fn entries_of_another_epoch_go() {
     let site = Site::start(Tier::Redis, RULES);
     fill(&site, 5);
     redis(&site).run::<()>(&["DEL", "{hotel}:marks"]);
-    eventually("all of them are gone", || entries(&site, "hotel:v1:*").is_empty());
+    eventually("all of them are gone", || entries(&site, "hotel:*:v1").is_empty());
 }
 
 #[test]
 fn entries_of_another_version_are_counted_and_left_to_their_time() {
     let site = Site::start(Tier::Redis, RULES);
-    let name = "hotel:v1:user:1:00000000000000000000000000000000";
+    let name = "hotel:user:1:00000000000000000000000000000000:v1";
     redis(&site).run::<()>(&["SET", name, "LRD0 of long ago"]);
     let stats = key_stats(&site, |stats| stats["key_stats"]["unreadable"] == 1);
     assert_eq!(
         (&stats["key_counts"]["user_keys"], &stats["key_stats"]["bytes"]["user_bytes"]),
         (&1.into(), &16.into())
     );
-    assert_eq!(entries(&site, "hotel:v1:*"), [name]);
+    assert_eq!(entries(&site, "hotel:*:v1"), [name]);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn every_proxy_shows_what_the_sweeper_has_counted() {
     let lengths = |pattern: &str| -> u64 {
         entries(&site, pattern).iter().map(|name| redis(&site).run::<u64>(&["STRLEN", name])).sum()
     };
-    let (users, rooms) = (lengths("hotel:v1:user:*"), lengths("hotel:v1:room:*"));
+    let (users, rooms) = (lengths("hotel:user:*"), lengths("hotel:room:*"));
     assert!(rooms > 5000);
     for larder in [&site.larder, &other] {
         let stats = key_stats(larder, |stats| stats["key_counts"]["total_keys"] == 6);
@@ -171,7 +171,7 @@ fn without_a_rate_nobody_sweeps() {
     key_stats(&another, |_| true);
     let stats = site.admin_get("/cache/stats").json();
     assert_eq!((&stats["sweeper"], &stats["key_stats"]), (&"off".into(), &Value::Null));
-    assert_eq!(entries(&site, "hotel:v1:*").len(), 4);
+    assert_eq!(entries(&site, "hotel:*:v1").len(), 4);
     assert_eq!(redis(&site).command(&["EXISTS", LEASE, "{hotel}:key_stats"]), "0");
 }
 
@@ -192,7 +192,7 @@ fn a_walk_that_has_lost_its_lease_stops() {
 fn a_right_that_the_sweeper_lacks_is_told_once() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     redis.run::<()>(&["ACL", "SETUSER", "former", "on", ">x", "~*", "&*", "+@all", "-strlen"]);
-    redis.run::<()>(&["SET", "hotel:v1:user:1:00000000000000000000000000000000", "LRD0 of long ago"]);
+    redis.run::<()>(&["SET", "hotel:user:1:00000000000000000000000000000000:v1", "LRD0 of long ago"]);
     let url = redis.url().replace("redis://", "redis://former:x@");
     let larder = Plan::new(&upstream.url()).rules(RULES).redis(&url).start();
     let told = || larder.log().matches("Redis is not swept").count();

@@ -131,7 +131,8 @@ impl Explainer<'_> {
     fn forwarded(&self) -> Option<MissReason> {
         let precondition = validation::is_for_origin(&self.request.client_request.headers);
         let bypass = bypass(&self.live, &self.request.client_request);
-        bypass.or(precondition.then_some(MissReason::Precondition))
+        let fault = self.token_fault(SystemTime::now());
+        bypass.or(fault.map(MissReason::Token)).or(precondition.then_some(MissReason::Precondition))
     }
 
     /// It asks for a range, and the family does not have all of it fetched.
@@ -260,6 +261,19 @@ impl NotStored {
             reason => reason.explanation(),
         };
         NotStored { token: reason.token(), because: because.to_owned(), what_to_do: what_to_do(reason) }
+    }
+}
+
+/// Why a response was not stored, and what to do, of the token in `Cache-Status`'s `detail`.
+pub(in crate::proxy) fn sentence_of(token: &str) -> String {
+    match Reason::ALL.into_iter().find(|reason| reason.token() == token) {
+        Some(reason) => format!("{}; {}", reason.explanation(), what_to_do(reason)),
+        None if token == "no-room" => {
+            "there was no room in memory for its body, beside those that were on their way; lower concurrency in [[warm]], or \
+             raise [memory] capacity"
+                .to_owned()
+        }
+        None => "its body is larger than max_body; raise max_body of the family or of [memory]".to_owned(),
     }
 }
 

@@ -79,6 +79,11 @@ impl Explainer<'_> {
     /// What is stored for it.
     pub async fn stored_now(&self, cache: &Cache) -> StoredExplanation {
         let cache_key = self.cache_key();
+        if self.token_fault(cache.now()).is_some() {
+            // As in the proxy: what is stored for the caller that the token names does not matter.
+            let nothing = Tiers { memory: None, store: Err("nothing") };
+            return self.told((self.claim(), cache_key), &nothing, None, None, cache.now());
+        }
         let tiers = self.tiers(cache, &cache_key).await;
         let vary_index = tiers.vary_index();
         let (tiers, cache_key) = match vary_index.as_deref().and_then(Entry::vary_index) {

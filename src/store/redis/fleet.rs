@@ -203,7 +203,7 @@ impl Namespace {
 
     /// Key of a fleet lock. Its prefix is not that of entries, which the sweeper walks.
     pub(super) fn fetch(&self, key: &str) -> String {
-        format!("{}:fetch:{key}", self.name)
+        format!("{}:{key}:lock", self.name)
     }
 }
 

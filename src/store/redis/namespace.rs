@@ -81,9 +81,9 @@ impl Namespace {
         format!("{}:{key}", self.name)
     }
 
-    /// The text between `ns:v1:` and the last `:`.
+    /// The `label` of `ns:label:digest:v1`.
     pub(super) fn label<'k>(&self, key: &'k [u8]) -> Option<Cow<'k, str>> {
-        let rest = key.strip_prefix(self.name.as_bytes())?.strip_prefix(b":v1:")?;
+        let rest = key.strip_prefix(self.name.as_bytes())?.strip_prefix(b":")?.strip_suffix(b":v1")?;
         let end = rest.iter().rposition(|byte| *byte == b':')?;
         Some(String::from_utf8_lossy(&rest[..end]))
     }
@@ -140,7 +140,7 @@ impl Namespace {
         keys: u64,
     ) -> RedisResult<(u64, Vec<Bytes>)> {
         let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(format!("{}:v1:*", self.name)).arg("COUNT").arg(keys);
+        scan.arg(cursor).arg("MATCH").arg(format!("{}:*:v1", self.name)).arg("COUNT").arg(keys);
         // Other types are not entries.
         scan.arg("TYPE").arg("string");
         scan.query_async(&mut node).await
@@ -160,9 +160,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn label_is_the_text_between_version_and_digest(label in "[a-z_:-]{1,20}", digest in "[0-9a-f]{32}") {
+        fn label_is_the_text_between_namespace_and_digest(label in "[a-z_:-]{1,20}", digest in "[0-9a-f]{32}") {
             let namespace = Namespace::new("shop", 1);
-            let key = namespace.entry(&format!("v1:{label}:{digest}"));
+            let key = namespace.entry(&format!("{label}:{digest}:v1"));
             let found = namespace.label(key.as_bytes());
             prop_assert_eq!(found.as_deref(), Some(label.as_str()));
         }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn foreign_keys_have_no_label() {
         let namespace = Namespace::new("shop", 1);
-        for key in ["shop2:v1:a:0", "shop:v2:a:0", "shop:v1:0", "shop", ""] {
+        for key in ["shop2:a:0:v1", "shop:a:0:v2", "shop:a:0:v1:lock", "shop:0:v1", "shop", ""] {
             assert_eq!(namespace.label(key.as_bytes()), None, "{key}");
         }
     }

@@ -562,7 +562,7 @@ async fn a_fetch_has_one_lock_until_it_is_released_or_taken_over() {
     );
     two.unlock_fetch("k", &second, false).await.unwrap();
     assert_eq!(one.lock_fetch("k", &first, HOUR, None).await.unwrap(), LockReply::Ours);
-    let left = server.run::<u64>(&["PTTL", "test:fetch:k"]);
+    let left = server.run::<u64>(&["PTTL", "test:k:lock"]);
     assert!(left <= 3_600_000, "it lapses by itself: {left}");
 }
 

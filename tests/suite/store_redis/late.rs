@@ -165,11 +165,11 @@ async fn a_late_fleet_lock_expires_and_its_release_frees_no_other() {
     let stamp = fleet.store.view(&[]).await.unwrap().stamp;
     let claim = |id: &str| FleetLock { stamp, id: id.into() };
     let lasting = Duration::from_millis(100);
-    assert_eq!(fleet.store.lock_fetch("v1:k", &claim("late"), lasting, None).await.unwrap(), LockReply::Ours);
-    eventually("it has lapsed", || fleet.server.run::<u64>(&["EXISTS", "test:fetch:v1:k"]) == 0).await;
-    assert_eq!(fleet.store.lock_fetch("v1:k", &claim("new"), LEASE * 100, None).await.unwrap(), LockReply::Ours);
-    fleet.store.unlock_fetch("v1:k", &claim("late"), true).await.unwrap();
-    let asked = fleet.store.lock_fetch("v1:k", &claim("other"), lasting, None).await.unwrap();
+    assert_eq!(fleet.store.lock_fetch("k:v1", &claim("late"), lasting, None).await.unwrap(), LockReply::Ours);
+    eventually("it has lapsed", || fleet.server.run::<u64>(&["EXISTS", "test:k:v1:lock"]) == 0).await;
+    assert_eq!(fleet.store.lock_fetch("k:v1", &claim("new"), LEASE * 100, None).await.unwrap(), LockReply::Ours);
+    fleet.store.unlock_fetch("k:v1", &claim("late"), true).await.unwrap();
+    let asked = fleet.store.lock_fetch("k:v1", &claim("other"), lasting, None).await.unwrap();
     assert_eq!(asked, LockReply::Theirs(claim("new")));
 }
 

@@ -15,7 +15,7 @@ fn entry(text: &str, stamp: Stamp, tags: Vec<Tag>) -> Bytes {
 }
 
 fn name(number: usize) -> String {
-    format!("v1:users:{number}:0cc175b9c0f1b6a831c399e269772661")
+    format!("users:{number}:0cc175b9c0f1b6a831c399e269772661:v1")
 }
 
 /// A whole walk.
@@ -47,8 +47,8 @@ async fn a_walk_finds_every_entry_with_its_stamp_and_tags() {
         store.put(&name(number), value, HOUR).await.unwrap();
     }
     // What is no entry is not met, whatever it is.
-    server.run::<()>(&["SET", "other:v1:users:1:0", "x"]);
-    server.run::<()>(&["HSET", "test:v1:users:9:0", "x", "x"]);
+    server.run::<()>(&["SET", "other:users:1:0:v1", "x"]);
+    server.run::<()>(&["HSET", "test:users:9:0:v1", "x", "x"]);
     let met = walk(&store).await;
     let labels: BTreeSet<String> = met.iter().map(|specimen| specimen.label.clone()).collect();
     assert_eq!(labels, (0..50).map(|number| format!("users:{number}")).collect());

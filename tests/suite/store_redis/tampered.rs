@@ -325,7 +325,7 @@ async fn a_malformed_or_unexpiring_fleet_lock_is_replaced() {
     let long = ("string", "redis.call('SET', k, '1:1:c9', 'EX', 1000000)");
     let overflow = ("string", "redis.call('SET', k, '999999999999999999999999:1:c9', 'EX', 100)");
     for (wrong, script) in TYPES.into_iter().chain([never, long]) {
-        plant_other(&server, "test:fetch:k", script);
+        plant_other(&server, "test:k:lock", script);
         assert_eq!(
             store.lock_fetch("k", &ours, PATIENCE, None).await.unwrap(),
             LockReply::Ours,
@@ -333,10 +333,10 @@ async fn a_malformed_or_unexpiring_fleet_lock_is_replaced() {
         );
         let other = FleetLock { id: "c2".into(), ..ours.clone() };
         assert_eq!(store.lock_fetch("k", &other, PATIENCE, None).await.unwrap(), LockReply::Theirs(ours.clone()));
-        plant_other(&server, "test:fetch:k", script);
+        plant_other(&server, "test:k:lock", script);
         store.unlock_fetch("k", &ours, true).await.unwrap();
     }
-    plant_other(&server, "test:fetch:k", overflow.1);
+    plant_other(&server, "test:k:lock", overflow.1);
     assert_eq!(store.lock_fetch("k", &ours, PATIENCE, None).await.unwrap(), LockReply::Ours);
     for (wrong, script) in TYPES.into_iter().chain([never, long]) {
         plant_other(&server, "{test}:sweeper", script);
@@ -356,7 +356,7 @@ fn unreadable(larder: &Larder, reason: &str) -> u64 {
 }
 
 fn entry_names(server: &RedisServer) -> Vec<String> {
-    let mut names: Vec<String> = server.run(&["KEYS", "test:v1:*"]);
+    let mut names: Vec<String> = server.run(&["KEYS", "test:*:v1"]);
     names.sort();
     names
 }

@@ -391,14 +391,14 @@ impl Both {
     }
 
     async fn keep(&mut self) {
-        let (text, kept) = (format!("{}", self.clock), self.one_of(&[KEY, "v1:other:0"]));
+        let (text, kept) = (format!("{}", self.clock), self.one_of(&[KEY, "other:0:v1"]));
         let until = self.clock + 3_600_000_000;
         self.store.put(kept, Bytes::from(text.clone()), PATIENCE * 100).await.unwrap();
         self.twin.put(kept, Bytes::from(text), until);
         self.real.text(format!("{:?}", self.store.get(KEY).await.unwrap()));
         self.simulated.text(format!("{:?}", self.twin.entry(KEY, self.clock)));
-        self.real.text(format!("{}", self.store.remove("v1:other:0").await.unwrap()));
-        self.simulated.text(format!("{}", self.twin.remove("v1:other:0")));
+        self.real.text(format!("{}", self.store.remove("other:0:v1").await.unwrap()));
+        self.simulated.text(format!("{}", self.twin.remove("other:0:v1")));
     }
 
     fn lose(&mut self) {

@@ -55,7 +55,7 @@ impl Site {
     #[track_caller]
     pub fn wait_for_entries(&self, count: usize) {
         let redis = self.redis.as_ref().expect("the test is about Redis");
-        eventually("the entries are in Redis", || redis.command(&["KEYS", "*:v1:*"]).lines().count() >= count);
+        eventually("the entries are in Redis", || redis.command(&["KEYS", "*:v1"]).lines().count() >= count);
     }
 
     /// The Redis of a site that has one.
