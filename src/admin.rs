@@ -40,14 +40,18 @@ use crate::running::Running;
 use crate::tokens::{self, WrongTokens};
 
 pub mod auth;
+pub mod events;
 pub mod explain;
 pub mod exposition;
 pub mod families;
 pub mod fleet;
 pub mod health;
+pub mod history;
 pub mod index;
 pub mod key_stats;
+pub mod log;
 pub mod openapi;
+pub mod origin;
 pub mod purge;
 pub mod refusal;
 pub mod report;
@@ -56,10 +60,14 @@ pub mod rules;
 pub mod self_test;
 pub mod state;
 pub mod statistics;
+pub mod story;
+pub mod top;
 pub mod unknown;
 pub mod warm;
+pub mod writes;
 
 use auth::AdminCaller;
+use origin::Operator;
 use refusal::Refusal;
 use routes::Routes;
 use state::AdminState;
@@ -95,6 +103,7 @@ impl Drop for Opened {
 /// answered under any load; other routes run on the caller's runtime.
 pub async fn serve(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
     let header_timeout = running.config.server.header_timeout;
+    let events = Arc::clone(&running.cache.log().events);
     let router = router(running);
     let (ended, end) = oneshot::channel();
     let begin = || -> io::Result<()> {
@@ -102,7 +111,7 @@ pub async fn serve(running: Arc<Running>, listener: TcpListener, stop: Cancellat
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serve = async move {
             match TcpListener::from_std(listener) {
-                Ok(listener) => accept_all(router, listener, header_timeout, stop).await,
+                Ok(listener) => accept_all(router, listener, header_timeout, stop, &events.ended).await,
                 Err(error) => tracing::error!(%error, "the admin cannot listen"),
             }
         };
@@ -120,7 +129,14 @@ pub async fn serve(running: Arc<Running>, listener: TcpListener, stop: Cancellat
     }
 }
 
-async fn accept_all(router: Router, listener: TcpListener, header_timeout: Duration, stop: CancellationToken) {
+/// `ended`: cancelled at the end, for responses that would go on.
+async fn accept_all(
+    router: Router,
+    listener: TcpListener,
+    header_timeout: Duration,
+    stop: CancellationToken,
+    ended: &CancellationToken,
+) {
     let graceful = GracefulShutdown::new();
     let open = Arc::new(ClientConns::new());
     let mut connections = JoinSet::new();
@@ -152,6 +168,7 @@ async fn accept_all(router: Router, listener: TcpListener, header_timeout: Durat
         ));
     }
     drop(listener);
+    ended.cancel();
     graceful.shutdown().await;
 }
 
@@ -303,7 +320,9 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
 async fn change(request: Request, next: Next, caller: AdminCaller) -> Response {
     let (parts, body) = request.into_parts();
     let told = Request::from_parts(parts.clone(), Body::empty());
-    let response = next.run(Request::from_parts(parts, body)).await;
+    let peer = told.extensions().get::<Peer>().map(|peer| peer.0);
+    let operator = Operator { token: caller.label().to_owned(), peer };
+    let response = origin::on_behalf_of(operator, next.run(Request::from_parts(parts, body))).await;
     log(&told, caller.label(), response.status());
     response
 }

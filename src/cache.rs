@@ -26,10 +26,12 @@ use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use crate::supervise::supervise;
 use crate::upkeep::hot::Hot;
+use crate::upkeep::invalidation_log::InvalidationLog;
 use crate::upkeep::sweeper;
 
 pub mod inspect;
-mod invalidate;
+pub mod invalidate;
+pub mod log;
 pub mod memory;
 pub mod notices;
 mod status;
@@ -48,6 +50,7 @@ pub struct Cache {
     /// Carries out delayed invalidations; spawned with the first.
     repeating: OnceLock<AbortOnDropHandle<()>>,
     hot: Hot,
+    log: Arc<InvalidationLog>,
     metrics: Arc<Metrics>,
 }
 
@@ -121,10 +124,11 @@ pub enum StoreState {
 impl Cache {
     /// A cache over these tiers. Must be called inside a tokio runtime if there is a store.
     pub fn new(memory: Memory, store: Option<(Arc<dyn Store>, FleetSettings)>, metrics: Arc<Metrics>) -> Cache {
-        let pending = Arc::new(PendingInvalidations::default());
+        let (pending, log) = (Arc::new(PendingInvalidations::default()), Arc::<InvalidationLog>::default());
         let shared = store.map(|(store, settings)| {
             let (marks, of_fleet) = (Arc::clone(&memory.marks), Arc::clone(&metrics));
-            let fleet = Fleet::new(settings, Arc::clone(&store), marks, Arc::clone(&pending), of_fleet);
+            let (of_marks, logged) = (Arc::clone(&pending), Arc::clone(&log));
+            let fleet = Fleet::new(settings, Arc::clone(&store), marks, of_marks, of_fleet, logged);
             let fleet = Arc::new(fleet);
             let delivery = Delivery { pending: Arc::clone(&pending), fleet: Arc::clone(&fleet) };
             let (delivering, renewing) = (delivery.clone(), Arc::clone(&fleet));
@@ -134,7 +138,7 @@ impl Cache {
             ];
             Shared { store, fleet, delivery, seal: Seal::new("", None), sweeping: OnceLock::new(), _tasks: tasks }
         });
-        Cache { memory, shared, pending, repeating: OnceLock::new(), hot: Hot::default(), metrics }
+        Cache { memory, shared, pending, repeating: OnceLock::new(), hot: Hot::default(), log, metrics }
     }
 
     /// The same with these checksums of entries in Redis, instead of those of no namespace and without a secret.

@@ -83,6 +83,7 @@
 //! | `remove`, `unlink` | Cause a miss. The sweeper's `unlink` removes only what begins with the bytes that were judged. |
 //! | `hold_sweep`, `store_key_stats` | No proxy sweeps for some seconds; an older count is shown until the next walk. |
 //! | `hold_warming`, `add_hits` | No proxy warms by itself for some seconds; hits are added to the hour that is over. |
+//! | `append_log` | A record or a wait comes late in the log, which nothing that is served depends on. |
 //! | `begin`, and every script that begins an epoch | Begins one only where something is missing, or where the server is another than that of its connection. |
 //! | `lookup`, `view` | Their replies count only if the gate was open before they were asked for and has not closed since ([`fleet::Fleet::trusts`]). |
 //!

@@ -16,7 +16,7 @@
 //! | [`cache`] | lookup and store over the two tiers: L1 in memory, L2 in the [`store`] |
 //! | [`coalesce`] | inflight fetches, the body that followers share, the fleet lock |
 //! | [`coherence`] | the lease, the other members of the fleet, pending invalidations, intents, the recovery gate |
-//! | [`upkeep`] | work beside requests: the sweeper, the hottest entries, the requests of each URL, writes that no rule names |
+//! | [`upkeep`] | work beside requests: the sweeper, the hottest entries, the requests of each URL, writes that no rule names, the log of invalidations |
 //! | `supervise` | restarts background tasks that panic |
 //! | [`metrics`], [`upstream`], [`store`] | counters; the client of the API; Redis and its scripts |
 //! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |

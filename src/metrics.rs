@@ -73,6 +73,7 @@ pub struct Metrics {
     /// Fetches because of `refresh` in a rule.
     pub refreshes: Counter,
     warmed: Family<ResultLabels, Counter>,
+    refetches: Family<RefetchLabels, Counter>,
     /// 1 while a run of `[[warm]]` is under way.
     pub warming: Gauge,
     /// Proxies whose confirmation a write waited for without success.
@@ -123,6 +124,12 @@ pub struct Metrics {
     pub rules_faulty: Gauge,
     /// Dropped log lines. Set on each scrape.
     log_lines_lost: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefetchLabels {
+    family: String,
+    body: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -195,6 +202,16 @@ impl FamilyCounters {
     /// Number of answers from the cache that did not wait for upstream, and the time they took.
     pub fn hit_time(&self) -> (u64, Duration) {
         self.hit_time.total()
+    }
+
+    /// The answers from the cache that did not wait for upstream, by the time they took.
+    pub fn hit_buckets(&self) -> LatencyBuckets {
+        self.hit_time.buckets()
+    }
+
+    /// Other answers to reads, by the time they took.
+    pub fn miss_buckets(&self) -> LatencyBuckets {
+        self.miss_time.buckets()
     }
 
     /// Number of other answers to reads, and the time they took.
@@ -303,6 +320,11 @@ impl Metrics {
             "refreshes",
             "Invalidated responses that were prefetched because of `refresh` in their rule",
             self.refreshes.clone(),
+        );
+        registry.register(
+            "refetches",
+            "Responses that were fetched again after an invalidation, by family, and by whether their body had changed",
+            self.refetches.clone(),
         );
         registry.register("warmed", "Warming requests by result", self.warmed.clone());
         registry.register("warming", "1 while the cache is being warmed", self.warming.clone());
@@ -512,6 +534,22 @@ impl Metrics {
         self.not_stored.get_or_create_owned(&ReasonLabels { reason }).inc();
     }
 
+    /// Counts a response of a family that was fetched again after an invalidation.
+    pub fn refetched(&self, family: &str, is_identical: bool) {
+        let body = if is_identical { "identical" } else { "changed" };
+        self.refetches.get_or_create_owned(&RefetchLabels { family: family.to_owned(), body }).inc();
+    }
+
+    /// Number of responses of a family that were fetched again after an invalidation, and how many of them had the same body.
+    pub fn refetches(&self, family: &str) -> (u64, u64) {
+        let of = |body| {
+            let labels = RefetchLabels { family: family.to_owned(), body };
+            self.refetches.get(&labels).map_or(0, |counter| counter.get())
+        };
+        let identical = of("identical");
+        (identical + of("changed"), identical)
+    }
+
     /// Counts a warming request.
     pub fn warmed(&self, result: &'static str) {
         self.warmed.get_or_create_owned(&ResultLabels { result }).inc();
@@ -538,8 +576,11 @@ impl Drop for FollowerWaits<'_> {
 }
 
 /// Upper bounds of the buckets in seconds: a hit takes tens of microseconds, a fetch at most its timeout.
-const BOUNDS: [f64; 14] =
+pub const LATENCY_BOUNDS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// How many answers fell into each bucket: between two bounds, and beyond the last.
+pub type LatencyBuckets = [u64; LATENCY_BOUNDS.len() + 1];
 
 /// A histogram of atomics. The library's histogram takes a lock for each observation, which all hits would share.
 #[derive(Debug, Clone, Default)]
@@ -547,20 +588,24 @@ struct Histogram(Arc<Buckets>);
 
 #[derive(Debug, Default)]
 struct Buckets {
-    counts: [AtomicU64; BOUNDS.len() + 1],
+    counts: [AtomicU64; LATENCY_BOUNDS.len() + 1],
     sum_nanos: AtomicU64,
 }
 
 impl Histogram {
     fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();
-        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        let bucket = LATENCY_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(LATENCY_BOUNDS.len());
         self.0.counts[bucket].fetch_add(1, Relaxed);
         self.0.sum_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 }
 
 impl Histogram {
+    fn buckets(&self) -> LatencyBuckets {
+        std::array::from_fn(|index| self.0.counts[index].load(Relaxed))
+    }
+
     /// Number and sum of what was observed.
     fn total(&self) -> (u64, Duration) {
         let count = self.0.counts.iter().map(|count| count.load(Relaxed)).sum();
@@ -574,7 +619,7 @@ impl TypedMetric for Histogram {
 
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
+        let bounds = LATENCY_BOUNDS.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(self.0.counts.iter().map(|count| count.load(Relaxed))).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
         encoder.encode_histogram::<NoLabelSet>(self.total().1.as_secs_f64(), count, &buckets, None)

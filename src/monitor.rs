@@ -14,6 +14,7 @@ use crate::metrics::{FamilyCounters, NO_FAMILY};
 use crate::rules::thresholds::Thresholds;
 use crate::running::{Live, Running};
 use crate::upkeep::alerts::{Alert, Reading, Subject, Watched};
+use crate::upkeep::history::points::Totals;
 use crate::upkeep::history::{Counts, PAUSE, Sample, Window};
 
 pub mod webhook;
@@ -32,6 +33,22 @@ pub fn sample(running: &Running, live: &Live) -> Sample {
         (counters.family.clone(), Counts::new(counters, invalidations))
     };
     live.all_counters().map(one).collect()
+}
+
+/// Everything that a point of the hour is made of.
+fn totals(running: &Running, live: &Live) -> Totals {
+    let mut totals = Totals {
+        families: sample(running, live),
+        upstream_requests: running.upstream.requests_sent(),
+        ..Totals::default()
+    };
+    for counters in live.all_counters() {
+        let of_family = [counters.hit_buckets(), counters.miss_buckets()];
+        for (sum, buckets) in [&mut totals.hit_times, &mut totals.miss_times].into_iter().zip(of_family) {
+            sum.iter_mut().zip(buckets).for_each(|(sum, count)| *sum += count);
+        }
+    }
+    totals
 }
 
 /// What was counted in the last `length`.
@@ -59,8 +76,9 @@ pub async fn watch(running: Arc<Running>) {
                 }
             }
             _ = sampling.tick() => {
-                let sample = sample(&running, &running.live());
-                lock(&running.history).record(running.started.elapsed(), sample);
+                let (since_start, totals) = (running.started.elapsed(), totals(&running, &running.live()));
+                lock(&running.history).record(since_start, totals.families.clone());
+                lock(&running.points).record(since_start, SystemTime::now(), totals);
             }
             _ = evaluating.tick() => {
                 for alert in evaluate(&running, &config, &mut away_since).await {

@@ -36,9 +36,13 @@ use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
 use crate::upkeep::alerts::Alerts;
 use crate::upkeep::history::History;
+use crate::upkeep::history::points::Points;
 use crate::upkeep::hours::HourlyReads;
+use crate::upkeep::invalidation_log::OriginKind;
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::request_rates::RequestRates;
+use crate::upkeep::stories::Stories;
+use crate::upkeep::top::TopUrls;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upkeep::unresolved::UnresolvedLog;
 use crate::upkeep::warming::Warming;
@@ -136,7 +140,13 @@ pub struct Running {
     pub unresolved: UnresolvedLog,
     /// Counts of the last hour.
     pub history: Mutex<History>,
+    /// An hour of points for charts.
+    pub points: Mutex<Points>,
     pub alerts: Mutex<Alerts>,
+    /// What is missed most, and takes longest.
+    pub top: TopUrls,
+    /// What happened to the entries of each URL.
+    pub stories: Stories,
     /// Limits concurrent reads that cannot share a fetch.
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
@@ -198,16 +208,21 @@ impl Running {
         let memory = Memory::new(config.memory.capacity, largest, config.memory.marks);
         let namespace = config.store.as_ref().map_or("", |store| &store.namespace);
         let seal = Seal::new(namespace, live.redaction.secret.clone());
+        let cache =
+            Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics)).sealed(seal);
+        cache.log().set_owners(FamilyOwners::of(&live.rules));
         Running {
             live: ArcSwap::from_pointee(live),
-            cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics))
-                .sealed(seal),
+            cache,
             inflight: Inflight::new(),
             shapes: Shapes::new(),
             unmatched: UnmatchedWrites::default(),
             unresolved: UnresolvedLog::default(),
             history: Mutex::default(),
+            points: Mutex::default(),
             alerts: Mutex::default(),
+            top: TopUrls::default(),
+            stories: Stories::default(),
             unshared: unshared(&config.server),
             bodies: StoredBodies::new(in_transfer),
             recordings: Shares::new(in_transfer, Shares::usual(in_transfer).max(largest)),
@@ -296,20 +311,21 @@ impl Running {
         config.jwt = new_jwt;
         let changed = changed(&self.live().rules, &live.rules);
         if !changed.is_empty() {
-            self.cache.invalidate(&changed).await;
+            self.cache.invalidate(&changed, OriginKind::Rules).await;
         }
         let reloaded = Reloaded {
             families: live.rules.stated().len(),
             invalidations: live.rules.invalidations().len(),
             needs_restart: self.needs_restart(&config, &live),
         };
+        self.cache.log().set_owners(FamilyOwners::of(&live.rules));
         self.live.store(Arc::new(live));
         self.warming.rules_changed();
         self.rules_changed.notify_one();
         // Again: writes that ended in between followed the old rules, and readers may have stored what the new rules would have
         // invalidated.
         if !changed.is_empty() {
-            self.cache.invalidate(&changed).await;
+            self.cache.invalidate(&changed, OriginKind::Rules).await;
         }
         *self.lock_refused() = None;
         Ok(reloaded)

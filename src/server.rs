@@ -167,6 +167,12 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let _refreshing =
         keys.map(|keys| supervise("jwks", Arc::clone(&running.metrics), move || Arc::clone(&keys).refresh()));
     let monitoring = monitor(&running);
+    let logged = Arc::clone(&running);
+    // Until the last write is answered.
+    let _logging = supervise("log", Arc::clone(&running.metrics), move || {
+        let running = Arc::clone(&logged);
+        async move { running.cache.follow_log().await }
+    });
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));

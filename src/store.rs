@@ -15,9 +15,11 @@ use tokio::time::Instant;
 
 use crate::marks::{IssuedStamp, MarksView, Tag};
 use hours::Hour;
+use log::{LogContent, LogEntry, LogPosition};
 
 pub mod fleet;
 pub mod hours;
+pub mod log;
 pub mod redis;
 pub mod sweep;
 
@@ -202,6 +204,16 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The most frequent reads of these hours, with their hits; a read that is in several hours is there several times.
     fn hits_in<'a>(&'a self, hours: &'a [Hour]) -> Reply<'a, Vec<(String, u64)>>;
+
+    /// Adds entries to the log of invalidations, of which about [`log::KEPT`] are kept. [`Store::invalidate`] adds the record of its
+    /// cause.
+    fn append_log<'a>(&'a self, contents: &'a [LogContent]) -> Reply<'a, ()>;
+
+    /// The latest entries of the log, or the latest before a position; at most `most`, the latest first.
+    fn log_before(&self, before: Option<LogPosition>, most: usize) -> Reply<'_, Vec<LogEntry>>;
+
+    /// The entries of the log after a position, at most `most`, the oldest first.
+    fn log_after(&self, after: LogPosition, most: usize) -> Reply<'_, Vec<LogEntry>>;
 
     /// One step of a walk over all entries: looks at about so many keys of the server.
     fn survey(&self, from: WalkPosition, keys: u64) -> Reply<'_, Survey>;

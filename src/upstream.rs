@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
@@ -68,6 +69,8 @@ pub struct Upstream {
     /// Upstream's own addresses: hosts with their ports, unless those are the default.
     addresses: Vec<String>,
     places: Places,
+    /// Requests that were sent, repetitions on another connection not counted.
+    sent: AtomicU64,
     failures: cause::Failures,
     /// Bytes of request content that is read ahead.
     buffers: Arc<Shares>,
@@ -148,6 +151,7 @@ impl Upstream {
             host: host(&server.host, authority),
             addresses: addresses(url, &server.host),
             places: Places::new(server),
+            sent: AtomicU64::new(0),
             failures: cause::Failures::default(),
             buffers: buffers(server),
             copies: copies(server),
@@ -163,6 +167,11 @@ impl Upstream {
     /// Upstream's own addresses: hosts with their ports, unless those are the default.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
+    }
+
+    /// Number of requests that were sent since the start.
+    pub fn requests_sent(&self) -> u64 {
+        self.sent.load(Relaxed)
     }
 
     /// The latest failure of upstream.

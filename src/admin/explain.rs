@@ -46,20 +46,20 @@ pub async fn explain(
 
 /// The request to explain.
 #[derive(Debug)]
-struct ExplainQuery {
+pub(super) struct ExplainQuery {
     method: Method,
     url: Uri,
     fields: HeaderMap,
 }
 
-fn malformed(error: impl Into<String>) -> Refusal {
-    let what_to_do = "ask GET /cache/explain?url=/users/7, with &method=GET and as many \
-                      &header=Accept-Language:%20de as needed; percent-encode the values";
+pub(super) fn malformed(error: impl Into<String>) -> Refusal {
+    let what_to_do = "give url=/users/7, with &method=GET and as many &header=Accept-Language:%20de as needed; \
+                      percent-encode the values";
     Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do)
 }
 
 impl ExplainQuery {
-    fn read(parameters: Vec<(String, String)>) -> Result<ExplainQuery, Refusal> {
+    pub fn read(parameters: Vec<(String, String)>) -> Result<ExplainQuery, Refusal> {
         let (mut method, mut url, mut fields) = (None, None, HeaderMap::new());
         for (name, value) in parameters {
             match name.as_str() {
@@ -78,7 +78,12 @@ impl ExplainQuery {
         Ok(ExplainQuery { method: method.unwrap_or(Method::GET), url, fields })
     }
 
-    fn explainer(self, running: &Running) -> Result<Explainer<'_>, Refusal> {
+    /// The URL, as it was given.
+    pub fn url(&self) -> String {
+        self.url.to_string()
+    }
+
+    pub fn explainer(self, running: &Running) -> Result<Explainer<'_>, Refusal> {
         let ExplainQuery { method, url, fields } = self;
         let (target, fields) = Explainer::target(&running.config, &url, fields)
             .map_err(|fault| malformed(format!("{url} is not a request: {fault}")))?;

@@ -36,8 +36,8 @@ pub async fn families(State(state): At) -> Json<Success<Families>> {
     let live = state.running().live();
     let activity = |id| {
         let counters = live.counters(id);
-        let (keys, bytes) = counts.map_or((None, None), |counts| counts.of(&counters.family));
-        FamilyActivity::new(counters, keys, bytes)
+        let kept = counts.map_or((None, None), |counts| counts.of(&counters.family));
+        FamilyActivity::new(counters, kept, state.running().metrics.refetches(&counters.family))
     };
     let report = |definition: FamilyDefinition, id| FamilyReport { definition, activity: activity(Some(id)) };
     let definitions = definitions(&live).into_iter().zip(0..);

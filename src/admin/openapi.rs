@@ -13,7 +13,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::state::{At, Shared};
-use super::{explain, exposition, families, fleet, health, index, purge, refusal, rules, statistics, warm};
+use super::{
+    events, explain, exposition, families, fleet, health, history, index, log, purge, refusal, rules, statistics,
+    story, top, warm, writes,
+};
 
 /// The name of the only security scheme.
 const TOKEN: &str = "token";
@@ -33,6 +36,12 @@ pub fn router() -> OpenApiRouter<Shared> {
         .merge(statistics::routes())
         .merge(families::routes())
         .merge(fleet::routes())
+        .merge(log::routes())
+        .merge(events::routes())
+        .merge(history::routes())
+        .merge(top::routes())
+        .merge(writes::routes())
+        .merge(story::routes())
         .merge(explain::routes())
         .merge(purge::routes())
         .merge(warm::routes())

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::origin;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
 use super::state::{AdminState, At, Shared};
@@ -62,7 +63,7 @@ async fn purge_in(
     let names = FamilyOwners::of(&live.rules);
     let reached: BTreeSet<&str> = tags.iter().flat_map(|tag| names.reached(tag)).collect();
     reached.into_iter().for_each(|family| state.running().metrics.invalidated(family, "purge"));
-    let delivered = state.running().cache.invalidate(tags).await.is_some();
+    let delivered = state.running().cache.invalidate(tags, origin::purge()).await.taken.is_some();
     purged(message, families, left_out, delivered).into_response()
 }
 
@@ -226,7 +227,8 @@ pub async fn purge_group(
     // Groups are named by responses, without limit: counted together.
     state.running().metrics.invalidated("(group)", "purge");
     let tag = Tag::group_anywhere(&group);
-    let delivered = state.running().cache.invalidate(std::slice::from_ref(&tag)).await.is_some();
+    let delivered =
+        state.running().cache.invalidate(std::slice::from_ref(&tag), origin::purge()).await.taken.is_some();
     if state.running().cache.store_handle().is_none() {
         let looking = Arc::clone(&state);
         let looked = tokio::task::spawn_blocking(move || unknown_group(looking.running(), &tag));

@@ -494,17 +494,38 @@ pub struct FamilyActivity {
     keys: Option<u64>,
     /// What they take in the store; null where no sweeper has measured it.
     bytes: Option<u64>,
+    refetches: RefetchReport,
+}
+
+/// What the rules of a family cost: refetches that brought what had been there were not needed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct RefetchReport {
+    /// Responses that this proxy fetched again after an invalidation, and had stored before.
+    after_invalidation: u64,
+    /// Those with the same body as before.
+    identical: u64,
+    /// Percent; null without refetches.
+    identical_share: Option<f64>,
 }
 
 impl FamilyActivity {
-    /// `keys`, `bytes`: of the entries kept.
-    pub fn new(counters: &FamilyCounters, keys: Option<u64>, bytes: Option<u64>) -> FamilyActivity {
+    /// `keys`, `bytes`: of the entries kept. `refetches`: after an invalidation, and how many of them brought the same body.
+    pub fn new(
+        counters: &FamilyCounters,
+        (keys, bytes): (Option<u64>, Option<u64>),
+        (refetches, identical): (u64, u64),
+    ) -> FamilyActivity {
         FamilyActivity {
             requests: OutcomeKind::ALL.iter().map(|kind| (kind.label(), counters.of(*kind))).collect(),
             hit_rate: Performance::of([counters]).hit_rate,
             pass_rate: Passes::of([counters]).pass_rate,
             keys,
             bytes,
+            refetches: RefetchReport {
+                after_invalidation: refetches,
+                identical,
+                identical_share: (refetches > 0).then(|| percent(identical, refetches)),
+            },
         }
     }
 }

@@ -119,6 +119,7 @@ mod tests {
     use crate::entry::{Content, VaryIndex};
     use crate::key::{KeyHash, Redaction};
     use crate::metrics::Metrics;
+    use crate::upkeep::invalidation_log::OriginKind;
 
     fn stored(cache: &Cache) -> CacheKey {
         let cache_key =
@@ -144,7 +145,7 @@ mod tests {
             (Tag::root(), ValidityReport::Everything),
         ];
         for (written, expected) in rows {
-            cache.invalidate(std::slice::from_ref(&written)).await;
+            cache.invalidate(std::slice::from_ref(&written), OriginKind::Purge).await;
             let inspection = cache.inspect(&cache_key, "-").await;
             let entry = inspection.memory.unwrap_or_else(|| panic!("{written}: it was removed"));
             assert_eq!(cache.validity(&entry).await, expected, "{written}");

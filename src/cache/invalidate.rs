@@ -12,31 +12,53 @@ use crate::coherence::pending::unanswered::UnansweredWrite;
 use crate::marks::{IssuedStamp, MarksView, Tag};
 use crate::store::StoreError;
 use crate::store::fleet::{Again, Cause, Intent, Invalidations};
+use crate::upkeep::invalidation_log::{InvalidationRecord, OriginKind, Why};
+
+/// What became of an invalidation.
+#[derive(Debug, Clone)]
+pub struct InvalidationResult {
+    /// `None`: Redis has not taken it, and it is delivered when Redis is back.
+    pub taken: Option<IssuedStamp>,
+    /// Its record in the log.
+    pub record: Arc<InvalidationRecord>,
+}
 
 impl Cache {
     /// Invalidates everything that carries one of the tags. When this returns, no lookup that begins later, here or on
-    /// another proxy that can reach Redis, returns what was fetched before. If Redis cannot be reached, `None`: the
-    /// invalidations are delivered before anything stored is trusted again.
-    pub async fn invalidate(&self, tags: &[Tag]) -> Option<IssuedStamp> {
-        self.invalidate_for(&Invalidations { tags: tags.to_vec(), ..Invalidations::default() }, None).await
+    /// another proxy that can reach Redis, returns what was fetched before. If Redis cannot be reached, nothing is taken: the
+    /// invalidations are delivered before anything stored is trusted again. `why`: for the log.
+    pub async fn invalidate(&self, tags: &[Tag], why: impl Into<Why>) -> InvalidationResult {
+        let what = Invalidations { tags: tags.to_vec(), ..Invalidations::default() };
+        self.invalidate_for(&what, None, why.into()).await
     }
 
     /// The same for a write that was announced as an intent. Soft-invalidated entries may be served for the rest of their grace.
-    pub async fn invalidate_for(&self, what: &Invalidations, intent: Option<&Intent>) -> Option<IssuedStamp> {
+    pub async fn invalidate_for(
+        &self,
+        what: &Invalidations,
+        intent: Option<&Intent>,
+        why: Why,
+    ) -> InvalidationResult {
         let Invalidations { tags, soft, again, watched } = what;
+        let record = self.log.record(why, tags, soft);
         let Some(shared) = &self.shared else {
             self.repeat_later(again);
-            return Some(self.memory.marks.invalidate(tags, soft, watched));
+            let taken = self.memory.marks.invalidate(tags, soft, watched);
+            let record = self.log.add(record, taken.stamp.sequence, Some(Duration::ZERO));
+            return InvalidationResult { taken: Some(taken), record };
         };
-        let begun = Instant::now();
-        let cause = Cause { soft, again, watched, intent: intent.map(|intent| &*intent.id), ..Cause::default() };
+        let (begun, text) = (Instant::now(), record.text());
+        let intent = intent.map(|intent| &*intent.id);
+        let cause = Cause { soft, again, watched, intent, record: &text, ..Cause::default() };
         match shared.fleet.invalidate(tags, cause).await {
             Ok(invalidated) => {
                 let taken = invalidated.taken;
                 let replied = Instant::now();
                 shared.fleet.settle(invalidated).await;
-                self.metrics.settled(replied.elapsed());
-                Some(taken)
+                let waited = replied.elapsed();
+                self.metrics.settled(waited);
+                let record = self.log.add(record, taken.stamp.sequence, Some(waited));
+                InvalidationResult { taken: Some(taken), record }
             }
             Err(error) => {
                 self.metrics.store_error("invalidate");
@@ -51,23 +73,37 @@ impl Cache {
                 }
                 self.deliver_later(shared, &tags, &error);
                 self.repeat_later(again);
+                let record = match &error {
+                    // The record is there with it.
+                    StoreError::Unreplicated { taken: Some(taken), .. } => {
+                        self.log.add(record, taken.stamp.sequence, None)
+                    }
+                    _ => self.log.add_undelivered(record),
+                };
                 // If Redis is away for all proxies, none serves anything stored when this ends. If it is away for this proxy
                 // alone, the others do: `on_outage = "refuse"` is for that.
                 self.pending.settled_or(shared.fleet.outlast(&error, begun)).await;
-                None
+                InvalidationResult { taken: None, record }
             }
         }
     }
 
     /// Invalidates without waiting for other proxies, and once more after `later`: for writes whose client gets no answer.
     pub async fn invalidate_at_once(&self, tags: &[Tag], later: Duration) {
+        let record = self.log.record(OriginKind::Safety.into(), tags, &[]);
         let Some(shared) = &self.shared else {
-            self.memory.marks.invalidate(tags, &[], &[]);
+            let sequence = self.memory.marks.invalidate(tags, &[], &[]).stamp.sequence;
+            self.log.add(record, sequence, None);
             return;
         };
-        let again = [Again { after: later, tags: tags.to_vec() }];
-        if let Err(error) = shared.fleet.invalidate(tags, Cause { again: &again, ..Cause::default() }).await {
-            self.deliver_later(shared, tags, &error);
+        let (again, text) = ([Again { after: later, tags: tags.to_vec() }], record.text());
+        let cause = Cause { again: &again, record: &text, ..Cause::default() };
+        match shared.fleet.invalidate(tags, cause).await {
+            Ok(invalidated) => drop(self.log.add(record, invalidated.taken.stamp.sequence, None)),
+            Err(error) => {
+                self.deliver_later(shared, tags, &error);
+                self.log.add_undelivered(record);
+            }
         }
     }
 
@@ -83,7 +119,8 @@ impl Cache {
         self.pending.add_delayed(again);
         self.repeating.get_or_init(|| {
             let marks = self.shared.is_none().then(|| Arc::clone(&self.memory.marks));
-            let repeating = Arc::clone(&self.pending).repeat_delayed(marks, Arc::clone(&self.metrics));
+            let (metrics, log) = (Arc::clone(&self.metrics), Arc::clone(&self.log));
+            let repeating = Arc::clone(&self.pending).repeat_delayed(marks, metrics, log);
             AbortOnDropHandle::new(tokio::spawn(repeating))
         });
     }

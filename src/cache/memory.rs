@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use quick_cache::sync::Cache;
@@ -19,6 +19,8 @@ use crate::marks::{HeldTag, MarksView, Tag};
 pub struct Resident {
     pub entry: Arc<Entry>,
     held: SmallVec<[HeldTag; 4]>,
+    /// How often it was served, and what it replaced before it.
+    hits: AtomicU32,
 }
 
 /// Holds the tags of a lookup, and of the fetch that follows it, so that their marks stay exact.
@@ -55,10 +57,27 @@ pub struct Usage {
     pub evictions: u64,
 }
 
+impl Resident {
+    /// Counts that it was served.
+    pub fn count_hit(&self) {
+        self.hits.fetch_add(1, Relaxed);
+    }
+
+    /// How often it was served, and what it replaced before it.
+    pub fn hits(&self) -> u32 {
+        self.hits.load(Relaxed)
+    }
+}
+
+/// Keys whose former hits are remembered.
+const FORMER_HITS: usize = 8192;
+
 /// L1 and the marks.
 pub struct Memory {
     entries: Cache<KeyHash, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
+    /// The hits of invalidated entries that were removed, until something is stored in their place.
+    former_hits: Cache<KeyHash, u32>,
     shards: usize,
     pub marks: Arc<LocalMarks>,
 }
@@ -99,6 +118,7 @@ impl Memory {
         Memory {
             entries: Cache::with_options(options, ByWeight, DefaultHashBuilder::default(), lifecycle),
             evictions,
+            former_hits: Cache::new(FORMER_HITS),
             shards,
             marks: Arc::new(LocalMarks::new(slots)),
         }
@@ -143,7 +163,9 @@ impl Memory {
 
     fn insert(&self, key: KeyHash, entry: Arc<Entry>) -> Arc<Resident> {
         let held = self.marks.hold(entry.tags.iter());
-        let resident = Arc::new(Resident { entry, held });
+        let before = self.hits(key).max(self.former_hits.remove(&key).map_or(0, |(_, hits)| hits));
+        let hits = AtomicU32::new(before);
+        let resident = Arc::new(Resident { entry, held, hits });
         self.entries.insert(key, Arc::clone(&resident));
         resident
     }
@@ -161,6 +183,9 @@ impl Memory {
 
     /// Removes `invalidated`, unless it was replaced meanwhile.
     pub fn drop_invalidated(&self, key: KeyHash, invalidated: &Arc<Resident>) {
+        if invalidated.hits() > 0 {
+            self.former_hits.insert(key, invalidated.hits());
+        }
         self.entries.remove_if(&key, |resident| Arc::ptr_eq(resident, invalidated));
     }
 
@@ -192,6 +217,11 @@ impl Memory {
     /// The marks of these tags.
     pub fn view(&self, tags: &[Tag]) -> MarksView {
         self.view_held(&self.hold(tags))
+    }
+
+    /// How often the entry under this key, and what it replaced, was served from here; 0 if there is none.
+    pub fn hits(&self, key: KeyHash) -> u32 {
+        self.entries.peek(&key).map_or(0, |resident| resident.hits())
     }
 
     /// How full L1 is.

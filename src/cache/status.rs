@@ -9,6 +9,7 @@ use super::{Cache, StoreState};
 use crate::coherence::fleet::status::FleetStatus;
 use crate::store::{Link, Store};
 use crate::upkeep::hot::Hot;
+use crate::upkeep::invalidation_log::InvalidationLog;
 use crate::upkeep::sweeper::{Activity, Sweeper};
 
 impl Cache {
@@ -83,6 +84,11 @@ impl Cache {
             Some(shared) => InvalidationNotices::Fleet(shared.store.messages()),
             None => InvalidationNotices::Local(self.memory.marks.notices()),
         }
+    }
+
+    /// The log of invalidations.
+    pub fn log(&self) -> &Arc<InvalidationLog> {
+        &self.log
     }
 
     /// The reads that rules may want refreshed, with their hits.

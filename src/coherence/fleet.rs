@@ -15,6 +15,7 @@ use crate::marks::{Epoch, Tag};
 use crate::metrics::Metrics;
 use crate::store::fleet::{Cause, Invalidated, Message};
 use crate::store::{Store, StoreError};
+use crate::upkeep::invalidation_log::{InvalidationLog, Why};
 
 mod epoch;
 mod intents;
@@ -88,6 +89,7 @@ pub struct Fleet {
     marks: Arc<LocalMarks>,
     pending: Arc<PendingInvalidations>,
     metrics: Arc<Metrics>,
+    log: Arc<InvalidationLog>,
     sync: SyncState,
     gate: RecoveryGate,
     epoch: Mutex<EpochAge>,
@@ -105,9 +107,12 @@ impl Fleet {
         marks: Arc<LocalMarks>,
         pending: Arc<PendingInvalidations>,
         metrics: Arc<Metrics>,
+        log: Arc<InvalidationLog>,
     ) -> Fleet {
+        let id = format!("{:016x}", rand::random::<u64>());
+        log.set_proxy(&id);
         Fleet {
-            id: format!("{:016x}", rand::random::<u64>()).into(),
+            id: id.into(),
             sync: SyncState::default(),
             gate: RecoveryGate::new(settings.return_timeout),
             epoch: Mutex::new(EpochAge::new(settings.lease)),
@@ -120,6 +125,7 @@ impl Fleet {
             marks,
             pending,
             metrics,
+            log,
         }
     }
 
@@ -185,6 +191,23 @@ impl Fleet {
             Err(_) => {}
         }
         reply
+    }
+
+    /// The same, with a record in the log. For invalidations that no request waits for.
+    async fn invalidate_for(&self, why: impl Into<Why>, tags: &[Tag], cause: Cause<'_>) -> Result<(), StoreError> {
+        let record = self.log.record(why.into(), tags, cause.soft);
+        let text = record.text();
+        let reply = self.invalidate(tags, Cause { record: &text, ..cause }).await;
+        let taken = match &reply {
+            Ok(Invalidated { taken, .. }) | Err(StoreError::Unreplicated { taken: Some(taken), .. }) => {
+                Some(*taken)
+            }
+            Err(_) => None,
+        };
+        if let Some(taken) = taken {
+            self.log.add(record, taken.stamp.sequence, None);
+        }
+        reply.map(drop)
     }
 
     fn serves_memory(&self) -> bool {

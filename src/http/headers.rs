@@ -246,7 +246,11 @@ pub fn parse_line(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
 
 /// Whether Larder writes or rewrites this request field for upstream.
 pub fn is_of_this_hop(name: &HeaderName) -> bool {
-    *name == FORWARDED || *name == VIA || name.as_str().starts_with("x-forwarded-") || *name == X_REAL_IP || *name == X_REQUEST_ID
+    *name == FORWARDED
+        || *name == VIA
+        || name.as_str().starts_with("x-forwarded-")
+        || *name == X_REAL_IP
+        || *name == X_REQUEST_ID
 }
 
 /// Adds the client's address, host and scheme (RFC 7239, and the older `X-Forwarded-…`).

@@ -1,5 +1,6 @@
 //! A read (GET, HEAD, QUERY, or a POST that a family reads by) together with what the rules say of it.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,7 @@ use crate::http::target::Target;
 use crate::http::{ClientDirectives, Policy, Revalidate, SetCookie, negotiation, range, validation};
 use crate::key::{self, CacheKey, Identity, KeySpec, PresentedCredentials};
 use crate::marks::Tag;
+use crate::metrics::NO_FAMILY;
 use crate::outcome::Outcome;
 use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching, InstanceValues};
 use crate::running::{Live, Running};
@@ -187,6 +189,20 @@ impl CacheRequest {
     /// It names more instances than a stored response may have. Such a request bypasses the cache.
     pub fn has_too_many_instances(&self) -> bool {
         self.instances.is_none()
+    }
+
+    /// Its path and query, for operators. Without the query outside families: it is shown nowhere else, and may hold secrets.
+    pub fn reported_url(&self) -> Cow<'_, str> {
+        let target = &self.client_request.target;
+        match (&self.family, &target.query) {
+            (Some(_), Some(query)) => format!("{}?{query}", target.path).into(),
+            _ => target.path.as_str().into(),
+        }
+    }
+
+    /// The name of the family, or [`NO_FAMILY`].
+    pub fn family_name(&self) -> &str {
+        self.family().map_or(NO_FAMILY, |(family, _)| &family.name)
     }
 
     /// Id of the family, for its counters.

@@ -15,7 +15,7 @@ use super::cache_request::CacheRequest;
 use super::debug;
 use super::decide::{Decision, MissReason, bypass, decide, may_validate, stale_if_error};
 use crate::bearer::TokenFault;
-use crate::cache::{self, Found, Lookup};
+use crate::cache::{self, Cache, Found, Lookup};
 use crate::config::warm::paths::PathPattern;
 use crate::config::{Config, WarmTable};
 use crate::entry::{self, Content, Entry};
@@ -24,7 +24,7 @@ use crate::http::freshness::Freshness;
 use crate::http::headers::{self, claims};
 use crate::http::target::{Target, TargetFault};
 use crate::http::{ClientDirectives, Revalidate, SetCookie, TtlPolicy, validation};
-use crate::key::{CacheKey, Identity, Parameters};
+use crate::key::{CacheKey, Identity, KeyHash, Parameters};
 use crate::marks::{Epoch, MarksView, Stamp, Tag};
 use crate::rules::{Ambiguity, Family, ReadSource};
 use crate::running::Live;
@@ -186,6 +186,28 @@ impl<'c> Explainer<'c> {
     /// ([`crate::rules::RuleSet::is_write`]).
     pub fn may_be_read(method: &Method) -> bool {
         matches!(method.as_str(), "GET" | "HEAD" | "QUERY" | "POST")
+    }
+
+    /// The hash of its primary key.
+    pub fn primary_key(&self) -> KeyHash {
+        self.cache_key().hash
+    }
+
+    /// The name of its family.
+    pub fn family(&self) -> Option<&str> {
+        self.request.family().map(|(family, _)| family.name.as_str())
+    }
+
+    /// How often this proxy served the entry that is in memory for it, and those before that.
+    pub fn served(&self, cache: &Cache) -> u32 {
+        let (memory, primary) = (cache.memory(), self.cache_key());
+        match memory.varies_on(&primary) {
+            Some(index) => {
+                let on = index.entry.vary_index().map_or(&[][..], |variants| &variants.on);
+                memory.hits(primary.variant(on, &self.request.client_request.headers).hash)
+            }
+            None => memory.hits(primary.hash),
+        }
     }
 
     fn cache_key(&self) -> CacheKey {

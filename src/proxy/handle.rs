@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{TE, TRAILER};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 
 use super::admit::{admit, take_underscored};
 use super::cache_request::CacheRequest;
-use super::debug::{self, Debug};
+use super::debug::{self, Debug, Told};
 use super::decide::bypass;
 use super::forward::pass;
 use super::{Answered, Body, ClientRequest, RequestId, content, read, tunnel, write};
@@ -21,6 +21,8 @@ use crate::config::CacheStatus;
 use crate::http::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
+use crate::upkeep::events::OutcomeEvent;
+use crate::upkeep::invalidation_log;
 use crate::upstream::RequestBody;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -41,13 +43,14 @@ pub fn handle(
             Work::Other(work) => work.await,
             Work::Refused(answered) => *answered,
         };
+        let told = debug.as_ref().map(|_| Told::from(&answered.outcome));
         let mut response = record(running, &live, answered, &method, &path, &request_id, start);
         if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
             // RFC 9110 §6.5.1: a client that did not say `TE: trailers` gets none.
             response.headers_mut().remove(TRAILER);
         }
-        if let Some(debug) = debug {
-            Box::pin(debug.add_cause(running, &mut response)).await;
+        if let Some((debug, told)) = debug.zip(told) {
+            Box::pin(debug.explain(running, &live, told, &mut response)).await;
         }
         response
     }
@@ -82,7 +85,9 @@ fn take(
     let (mut parts, body) = request.into_parts();
     let target = match admit(running, &mut parts, has_hop_fields) {
         Ok(target) => target,
-        Err(refused) => return (parts.method, parts.uri.path().to_owned(), request_id, true, None, Work::Refused(refused)),
+        Err(refused) => {
+            return (parts.method, parts.uri.path().to_owned(), request_id, true, None, Work::Refused(refused));
+        }
     };
     let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
     if has_hop_fields {
@@ -109,8 +114,12 @@ fn take(
         connection,
         request_id: request_id.clone(),
     };
-    let debug = token.map(|token| Box::new(Debug { token, client: http.sharer(running) }));
-    let (method, path) = (http.method.clone(), running.config.log.access.then(|| http.target.path.clone()));
+    let debug = token.map(|token| {
+        let (method, target, fields) = (http.method.clone(), http.target.clone(), http.headers.clone());
+        Box::new(Debug { token, client: http.sharer(running), method, target, fields })
+    });
+    let is_told = running.config.log.access || running.cache.log().events.is_watched();
+    let (method, path) = (http.method.clone(), is_told.then(|| http.target.path.clone()));
     let is_write = live.rules.is_write(&method, &http.target);
     let is_for_cache = offer.is_none() && !is_write && (method == Method::GET || method == Method::HEAD);
     let bypass = if is_for_cache { bypass(live, &http) } else { None };
@@ -205,6 +214,18 @@ fn record(
             %request_id,
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         );
+    }
+    let events = &running.cache.log().events;
+    if events.is_watched() {
+        events.answered(|| OutcomeEvent {
+            time: invalidation_log::time(SystemTime::now()),
+            method: method.as_str(),
+            path,
+            family: &live.counters(family).family,
+            outcome: outcome.kind.label(),
+            status: response.status().as_u16(),
+            micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        });
     }
     if request_id.is_of_client() || running.config.log.access || !outcome.is_immediate() {
         request_id.set(response.headers_mut());

@@ -9,6 +9,7 @@ use super::decide::{Decision, MissReason, decide};
 use super::fetch::{self, FetchContext, Miss, Retry};
 use super::{Answered, failed, forward, not_cached, refresh, respond};
 use crate::cache::Lookup;
+use crate::cache::memory::Hold;
 use crate::coalesce::inflight::{FetchOutcome, FetchRole};
 use crate::config::CacheStatus;
 use crate::entry::Entry;
@@ -36,7 +37,10 @@ pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -
     let mut answered = match serve(running, request, &lookup).await {
         Ok(answered) => answered,
         // In a box, so that the future of a hit is small.
-        Err((request, ask)) => Box::pin(ask_upstream(running, Arc::from(request), lookup, ask)).await,
+        Err((request, ask)) => {
+            note_miss(running, &request, ask);
+            Box::pin(ask_upstream(running, Arc::from(request), lookup, ask)).await
+        }
     };
     (answered.outcome.key, answered.outcome.has_asked) = (key, has_asked);
     answered
@@ -91,6 +95,9 @@ where
         return Err((request, Ask::Fetch(MissReason::NotStored)));
     };
     let is_known = respond::is_known_entry(running, &request, entry).await;
+    if let Hold::Resident(resident) = &lookup.hold {
+        resident.count_hit();
+    }
     if request.is_counted() {
         refresh::count(running, &request, lookup);
     }
@@ -99,6 +106,13 @@ where
         revalidate_in_background(running, &request.into(), lookup, entry);
     }
     Ok(answered)
+}
+
+/// Counts a read that could have been answered from the cache, by its URL.
+fn note_miss(running: &Running, request: &CacheRequest, ask: Ask) {
+    if matches!(ask, Ask::Fetch(_)) {
+        running.top.missed(&request.reported_url(), request.family_name());
+    }
 }
 
 /// The parameter `key` of `Cache-Status`, if the configuration asks for it.

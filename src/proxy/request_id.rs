@@ -33,9 +33,8 @@ impl RequestId {
     /// The id in the fields, if there is one of at most 128 visible ASCII characters. Otherwise a new one.
     pub fn of(fields: &HeaderMap) -> RequestId {
         let mut lines = fields.get_all(X_REQUEST_ID).iter();
-        let is_accepted = |id: &&HeaderValue| {
-            (1..=ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-        };
+        let is_accepted =
+            |id: &&HeaderValue| (1..=ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
         match (lines.next().filter(is_accepted), lines.next()) {
             (Some(id), None) => RequestId::Client(id.clone()),
             _ => RequestId::new(),

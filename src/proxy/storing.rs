@@ -21,6 +21,7 @@ use crate::http::{authorization, groups, targeted, validation};
 use crate::key::{CacheKey, KeyHash};
 use crate::marks::{MarksView, Stamp, Tag};
 use crate::running::Running;
+use crate::upkeep::stories::{Compared, NewEntry};
 
 /// When a request was sent, and when the head of its answer came (RFC 9111 §4.2.3).
 pub(super) type Times = (SystemTime, SystemTime);
@@ -323,6 +324,7 @@ impl CompleteResponse<'_> {
         };
         if on.is_empty() {
             let kept = put(&primary.text, tags, Content::Response(response), primary.hash, keep);
+            note_story(running, request, primary, (&kept.0, primary.hash), view);
             return (Arc::clone(&kept.0), StoredEntries { entries: vec![kept], ..StoredEntries::default() });
         }
         let (now, variant) = (running.cache.now(), primary.variant(&on, &request.client_request.headers));
@@ -336,8 +338,37 @@ impl CompleteResponse<'_> {
         let vary_index =
             put(&primary.text, Arc::clone(request.tags()), Content::VaryIndex(variants), primary.hash, longest);
         let stored = put(&variant.text, tags, Content::Response(response), variant.hash, keep);
+        note_story(running, request, primary, (&stored.0, variant.hash), view);
         let surplus = surplus.iter().map(|variant| primary.with_suffix(&variant.suffix)).collect();
         (Arc::clone(&stored.0), StoredEntries { entries: vec![vary_index, stored], surplus, label })
+    }
+}
+
+/// Notes for operators that a response is stored, and whether it is the same as the one before. `view`: the marks before its fetch.
+fn note_story(
+    running: &Running,
+    request: &CacheRequest,
+    primary: &CacheKey,
+    (entry, hash): (&Entry, KeyHash),
+    view: Option<MarksView>,
+) {
+    let Some(response) = entry.response().filter(|_| request.verdict_ttl().is_none()) else { return };
+    let new = NewEntry {
+        time: running.cache.now(),
+        status: response.status.as_u16(),
+        body: &response.body,
+        stamp: entry.stamp,
+        variant: entry.text.strip_prefix(primary.text.as_str()).unwrap_or(""),
+        hits_before: running.cache.memory().hits(hash),
+        tags: &entry.tags,
+    };
+    let is_invalidated = |before: Stamp| {
+        let is_of_epoch = |view: &MarksView| view.stamp.epoch == before.epoch;
+        view.filter(is_of_epoch).is_some_and(|view| !view.is_current(before))
+    };
+    let compared = running.stories.stored(primary.hash, &new, is_invalidated);
+    if let Compared::AfterInvalidation { is_identical } = compared {
+        running.metrics.refetched(request.family_name(), is_identical);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::marks::Tag;
 use crate::rules::{RuleSet, WriteValues};
 use crate::running::Running;
 use crate::store::fleet::{Again, Invalidations};
+use crate::upkeep::invalidation_log::OriginKind;
 use crate::upstream::Suspects;
 
 /// Handles suspect requests for as long as the process lives.
@@ -24,7 +25,7 @@ pub async fn invalidate_all(running: Arc<Running>) {
         let server = &running.config.server;
         let how = (server.case_insensitive_paths, server.reinvalidate_after);
         let what = invalidated_by(&suspects, &running.live().rules, how);
-        running.cache.invalidate_for(&what, None).await;
+        running.cache.invalidate_for(&what, None, OriginKind::Safety.into()).await;
         running.metrics.suspects.inc_by(suspects.requests.len() as u64);
     }
 }

@@ -9,9 +9,9 @@
 //! Up to 64 KiB of a request's content are read before the write is announced and sent: what breaks off by then was never sent,
 //! and invalidates nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Response, StatusCode};
 use tokio::sync::oneshot;
@@ -19,16 +19,20 @@ use tokio::sync::oneshot;
 use super::decide::MissReason;
 use super::{Answered, ClientRequest, failed, refresh, refuse};
 use crate::bearer::BearerToken;
+use crate::cache::invalidate::InvalidationResult;
 use crate::config::{OnIncomplete, OnOutage, ServerConfig};
 use crate::http::headers::{self, Meant};
 use crate::http::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
 use crate::http::target::{MOST_READINGS, Target};
 use crate::key::PresentedCredentials;
-use crate::marks::{IssuedStamp, MarksView, Tag};
-use crate::outcome::{Fwd, Outcome};
+use crate::marks::{MarksView, Tag};
+use crate::metrics::NO_FAMILY;
+use crate::outcome::{Fwd, Outcome, OutcomeKind};
 use crate::rules::MatchedRule;
 use crate::running::{Live, Running};
 use crate::store::fleet::{Intent, Invalidations, random_id};
+use crate::upkeep::invalidation_log::{InvalidationOrigin, OriginKind, RuleNote, Why};
+use crate::upkeep::unmatched::{LastWrite, READS_WITHIN};
 use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
 mod contents;
@@ -138,21 +142,26 @@ async fn carry_out(
     let rest = rest.and_then(|(upload, end)| {
         let tags = scope.invalidations(&matches, (end, answer_fields), reinvalidate).all_tags();
         let intent = Intent { id: intent.id.clone(), tags };
-        (!intent.tags.is_empty()).then(|| Rest::of(scope, Arc::clone(&live), upload, (end, answer_fields), intent))
+        let origin = origin(&http, answer.as_ref().ok().map(Response::status));
+        let ended = (end, answer_fields);
+        (!intent.tags.is_empty()).then(|| Rest::of(scope, Arc::clone(&live), upload, ended, intent, origin))
     });
     // Upstream may act again when it has the rest of the content.
     let answered = answer.as_ref().ok().filter(|_| rest.is_none());
     let candidate = answered.and_then(|answer| Candidate::of(running, &http, answer, times, &methods, &what));
     what.watched = candidate.iter().flat_map(|candidate| candidate.tags().to_vec()).collect();
-    let taken = match end {
+    let result = match end {
         Some(end) if !what.is_empty() => {
             // The rest of the write needs the intent.
             let carried_out = Some(&intent).filter(|_| rest.is_none());
             log_unverified_caller(running, &matches, end, scope, &http);
-            invalidate(running, &matches, end, &what, carried_out).await
+            let origin = origin(&http, answer.as_ref().ok().map(Response::status));
+            let why = Why { rules: applied(&matches, end), id: Some(intent.id.clone()), ..origin.into() };
+            Some(invalidate(running, &matches, end, &what, carried_out, why).await)
         }
         _ => None,
     };
+    let (taken, record) = result.map_or((None, None), |result| (result.taken, Some(result.record)));
     match rest {
         Some(rest) => rest.follow(running),
         None if what.is_empty() => withdraw(running, intent),
@@ -160,7 +169,7 @@ async fn carry_out(
     }
     drop(unanswered);
     if matches.is_empty() && end.is_some_and(|end| StatusSet::default().applies(end)) {
-        count_unmatched(running, &now, &http);
+        count_unmatched(running, &now, &http, answer.as_ref().ok().map(Response::status));
     }
     let is_delivered = what.is_empty() || taken.is_some() || wait_until_delivered(running).await;
     if !is_delivered && refuses_writes_in_outages(running) {
@@ -168,7 +177,7 @@ async fn carry_out(
         return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);
     }
     let invalidated = running.config.log.access.then(|| described(&what)).flatten();
-    match answer {
+    let mut answered = match answer {
         Ok(answer) => {
             let stamp = before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before));
             let fwd_status = Some(answer.status().as_u16());
@@ -181,7 +190,29 @@ async fn carry_out(
             answered.outcome.invalidated = invalidated;
             answered
         }
+    };
+    // For `Larder-Debug`.
+    if let Some(record) = record {
+        answered.response.extensions_mut().insert(record);
     }
+    answered
+}
+
+/// The write, for the log of invalidations.
+fn origin(http: &ClientRequest, status: Option<StatusCode>) -> InvalidationOrigin {
+    InvalidationOrigin {
+        method: Some(http.method.to_string()),
+        path: Some(http.target.path.clone()),
+        status: status.map(|status| status.as_u16()),
+        request_id: Some(http.request_id.to_string()),
+        ..InvalidationOrigin::of(OriginKind::Write)
+    }
+}
+
+/// The rules that invalidate something.
+fn applied(matches: &[MatchedRule<'_>], end: WriteEnd) -> Vec<RuleNote> {
+    let applying = matches.iter().map(|matched| matched.rule).filter(|rule| rule.on.applies(end));
+    applying.map(|rule| RuleNote { pattern: rule.path.clone(), line: rule.line }).collect()
 }
 
 /// Where writes are refused in outages: waits until Redis has the invalidations of a write that was carried out, since it must not
@@ -204,13 +235,14 @@ async fn invalidate(
     end: WriteEnd,
     what: &Invalidations,
     intent: Option<&Intent>,
-) -> Option<IssuedStamp> {
-    let taken = Box::pin(running.cache.invalidate_for(what, intent)).await;
-    if taken.is_some() {
+    why: Why,
+) -> InvalidationResult {
+    let result = Box::pin(running.cache.invalidate_for(what, intent, why)).await;
+    if result.taken.is_some() {
         refresh::begin(running, &to_refresh(matches, end));
     }
     count(running, matches, end);
-    taken
+    result
 }
 
 /// The rest of a write whose response came before the end of its content. Upstream may act when it has the whole content, so that the
@@ -227,6 +259,7 @@ struct Rest {
     ended: (WriteEnd, HeaderMap),
     contents: Contents,
     intent: Intent,
+    origin: InvalidationOrigin,
 }
 
 impl Rest {
@@ -236,6 +269,7 @@ impl Rest {
         upload: &Arc<Upload>,
         (end, answer): (WriteEnd, &HeaderMap),
         intent: Intent,
+        origin: InvalidationOrigin,
     ) -> Rest {
         Rest {
             began,
@@ -248,6 +282,7 @@ impl Rest {
             ended: (end, answer.clone()),
             contents: scope.contents.clone(),
             intent,
+            origin,
         }
     }
 
@@ -279,7 +314,8 @@ impl Rest {
         let matches = scope.matches_until(&now, scope.matches());
         // Upstream has answered already: nothing shows when it acts.
         let what = scope.invalidations(&matches, (*end, answer), Some(server.reinvalidate_after));
-        invalidate(running, &matches, *end, &what, Some(&self.intent)).await;
+        let why = Why { rules: applied(&matches, *end), ..self.origin.clone().into() };
+        invalidate(running, &matches, *end, &what, Some(&self.intent), why).await;
     }
 }
 
@@ -323,13 +359,34 @@ fn described(what: &Invalidations) -> Option<Box<str>> {
 }
 
 /// Counts a write that no rule matches, and logs the first of each route shape.
-fn count_unmatched(running: &Running, live: &Live, http: &ClientRequest) {
+fn count_unmatched(running: &Arc<Running>, live: &Live, http: &ClientRequest, status: Option<StatusCode>) {
     running.metrics.writes_unmatched.inc();
-    if let Some(shape) = running.unmatched.count(&http.method, &http.target.path)
-        && !live.rules.families().is_empty()
-    {
-        tracing::info!(shape, "no rule matches this write: it invalidates only its own path");
+    let last = LastWrite {
+        time: SystemTime::now(),
+        path: http.target.path.clone(),
+        status: status.map_or(0, |status| status.as_u16()),
+    };
+    let Some(counted) = running.unmatched.count(&http.method, last) else { return };
+    if counted.is_first && !live.rules.families().is_empty() {
+        tracing::info!(shape = &*counted.shape, "no rule matches this write: it invalidates only its own path");
     }
+    if counted.is_followed {
+        let task = Arc::downgrade(running);
+        let before = reads(live);
+        tokio::spawn(async move {
+            tokio::time::sleep(READS_WITHIN).await;
+            if let Some(running) = task.upgrade() {
+                running.unmatched.followed(&counted.shape, &before, &reads(&running.live()));
+            }
+        });
+    }
+}
+
+/// The reads of each family so far.
+fn reads(live: &Live) -> BTreeMap<String, u64> {
+    let kinds = [OutcomeKind::Hit, OutcomeKind::Stale, OutcomeKind::Miss, OutcomeKind::Revalidated];
+    let families = live.all_counters().filter(|counters| counters.family != NO_FAMILY);
+    families.map(|it| (it.family.clone(), kinds.map(|kind| it.of(kind)).iter().sum())).collect()
 }
 
 /// The targets of a write: its own, and the `Destination` of a MOVE or COPY (RFC 4918 §9.8, §9.9).

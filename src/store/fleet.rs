@@ -174,6 +174,8 @@ pub struct Cause<'a> {
     pub again: &'a [Again],
     /// Tags whose latest invalidation before this one is asked for ([`IssuedStamp::latest`]).
     pub watched: &'a [Tag],
+    /// Added to the log of invalidations; empty: nothing is.
+    pub record: &'a str,
 }
 
 /// A delayed repetition of an invalidation, for an upstream that reads from lagging replicas: its responses may be older than

@@ -1,11 +1,14 @@
 -- Takes the next sequence and marks the tags with it.
+-- KEYS[7]  {namespace}:log  stream: records of invalidations, for operators
 -- ARGV[4]  maximum number of marks, at least 1
 -- ARGV[5]  proxy that invalidates, or ''
 -- ARGV[6]  intent that this invalidation completes, or ''
 -- ARGV[7]  the tags for the nudge, one per line, or '' to leave them out
 -- ARGV[8]  maximum number of intents; beyond it a repetition invalidates everything
--- ARGV[9]  number of repetitions
--- ARGV[10…] of each repetition: intent, microseconds until it is due, its tags, one per line
+-- ARGV[9]  record for the log of invalidations, or ''
+-- ARGV[10] about how many entries the log keeps
+-- ARGV[11] number of repetitions
+-- ARGV[12…] of each repetition: intent, microseconds until it is due, its tags, one per line
 -- then     number of tags to soft-invalidate, and of each: tag, microseconds of its grace
 -- then     number of watched tags, and these tags
 -- then     tags
@@ -20,7 +23,7 @@ if lost_members(foreign) and cause == '' then
 end
 local seq = next_sequence(meta.seq)
 local time = now()
-local first_soft = 11 + 3 * tonumber(ARGV[9])
+local first_soft = 13 + 3 * tonumber(ARGV[11])
 local first_watched = first_soft + 2 * tonumber(ARGV[first_soft - 1]) + 1
 local first_hard = first_watched + tonumber(ARGV[first_watched - 1])
 redis.call('HSET', META, 'seq', text(seq))
@@ -88,7 +91,7 @@ end
 
 -- If the same repetition is pending for an earlier write, it is postponed: this invalidation covers what was stored between
 -- the two writes.
-for i = 10, first_soft - 2, 3 do
+for i = 12, first_soft - 2, 3 do
   local intent, due, tags = ARGV[i], time + tonumber(ARGV[i + 1]), ARGV[i + 2]
   if redis.call('ZCARD', INTENTS) > tonumber(ARGV[8]) and not redis.call('ZSCORE', INTENTS, intent) then
     due = math.ceil(due / 1000000) * 1000000
@@ -96,6 +99,11 @@ for i = 10, first_soft - 2, 3 do
   end
   redis.call('ZADD', INTENTS, text(due), intent)
   redis.call('HSET', INTENT_TAGS, intent, tags)
+end
+
+-- For operators alone: whatever stands there or is refused, the invalidation counts.
+if ARGV[9] ~= '' then
+  redis.pcall('XADD', KEYS[7], 'MAXLEN', '~', ARGV[10], '*', 'record', ARGV[9], 'sequence', text(seq))
 end
 
 local nudge = table.concat({ 'n', meta.epoch, text(meta.seq), text(seq), ARGV[5] }, ' ')

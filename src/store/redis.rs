@@ -68,6 +68,7 @@ use super::fleet::{
     Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster, Synced,
 };
 use super::hours::Hour;
+use super::log::{LogContent, LogEntry, LogPosition};
 use super::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
 use super::{FamilyOf, KeyCounts, Link, LookupReply, Outage, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
@@ -81,6 +82,7 @@ mod errors;
 mod fleet;
 mod hours;
 mod link;
+mod log;
 mod namespace;
 mod primary;
 mod replicas;
@@ -371,6 +373,26 @@ impl Store for RedisStore {
 
     fn hits_in<'a>(&'a self, hours: &'a [Hour]) -> Reply<'a, Vec<(String, u64)>> {
         Box::pin(self.ask(move |connections| async move { self.namespace.hits_in(&connections, hours).await }))
+    }
+
+    fn append_log<'a>(&'a self, contents: &'a [LogContent]) -> Reply<'a, ()> {
+        Box::pin(
+            self.ask(move |connections| async move { self.namespace.append_log(&connections, contents).await }),
+        )
+    }
+
+    fn log_before(&self, before: Option<LogPosition>, most: usize) -> Reply<'_, Vec<LogEntry>> {
+        Box::pin(
+            self.ask(
+                move |connections| async move { self.namespace.log_before(&connections, before, most).await },
+            ),
+        )
+    }
+
+    fn log_after(&self, after: LogPosition, most: usize) -> Reply<'_, Vec<LogEntry>> {
+        Box::pin(
+            self.ask(move |connections| async move { self.namespace.log_after(&connections, after, most).await }),
+        )
     }
 
     fn survey(&self, from: WalkPosition, keys: u64) -> Reply<'_, Survey> {

@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::metrics::FamilyCounters;
 use crate::outcome::OutcomeKind;
 
+pub mod points;
+
 /// Pause between two samples while they are recent.
 pub const PAUSE: Duration = Duration::from_secs(15);
 /// How long every sample is kept. Of older ones, one a minute is.

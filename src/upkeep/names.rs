@@ -13,6 +13,7 @@ pub const FORMER: &str = "other";
 pub const SELF_TEST_LABEL: &str = "(larder-test)";
 
 /// The names of all families.
+#[derive(Debug)]
 pub struct FamilyOwners(HashSet<String>);
 
 impl FamilyOwners {

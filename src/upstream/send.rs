@@ -78,6 +78,7 @@ impl Upstream {
         body: RequestBody,
         interim: Option<InterimSender>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
         let is_repeatable = matches!(method.as_str(), "GET" | "HEAD" | "QUERY");
         let copy = body.copy().filter(|_| is_repeatable).map(|body| (headers.clone(), body));
         let first = {

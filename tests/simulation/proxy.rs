@@ -26,6 +26,7 @@ use larder::marks::{SoftInvalidation, Tag};
 use larder::metrics::Metrics;
 use larder::store::Store;
 use larder::store::fleet::{Again, Intent, Invalidations};
+use larder::upkeep::invalidation_log::OriginKind;
 use larder::upstream::UpstreamError;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -433,7 +434,8 @@ impl Proxy {
             }
         };
         let what = write.invalidating(is_answered);
-        let mut delivered = self.cache.invalidate_for(&what, Some(&intent)).await.is_some();
+        let mut delivered =
+            self.cache.invalidate_for(&what, Some(&intent), OriginKind::Write.into()).await.taken.is_some();
         let carried = self.site.world.invalidation(&intent.id);
         let grace = carried.zip(write.grace.filter(|_| is_answered));
         if !delivered && on_outage == OnOutage::Refuse {

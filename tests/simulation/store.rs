@@ -17,6 +17,7 @@ use larder::store::fleet::{
     Again, Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster,
     Synced,
 };
+use larder::store::log::{LogContent, LogEntry, LogPosition};
 use larder::store::sweep::{Dated, Judged, KeyStats, Specimen, Survey, WalkPosition};
 use larder::store::{self, FamilyOf, KeyCounts, LookupReply, Outage, Reply, Store, StoreError, StoreInfo};
 use rand::rngs::StdRng;
@@ -568,7 +569,8 @@ impl OwnCause {
 
     fn borrowed(&self) -> Cause<'_> {
         let OwnCause { by, intent, soft, again, watched } = self;
-        Cause { by, intent: intent.as_deref(), soft, again, watched }
+        // The log is no part of the protocol.
+        Cause { by, intent: intent.as_deref(), soft, again, watched, record: "" }
     }
 }
 
@@ -757,6 +759,18 @@ impl Store for SimulatedStore {
     fn hits_in<'a>(&'a self, hours: &'a [u64]) -> Reply<'a, Vec<(String, u64)>> {
         let hours = hours.to_vec();
         Box::pin(self.0.beside("hits_in", move |aside, _| aside.hits_in(&hours)))
+    }
+
+    fn append_log<'a>(&'a self, _: &'a [LogContent]) -> Reply<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn log_before(&self, _: Option<LogPosition>, _: usize) -> Reply<'_, Vec<LogEntry>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn log_after(&self, _: LogPosition, _: usize) -> Reply<'_, Vec<LogEntry>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn survey(&self, _from: WalkPosition, _keys: u64) -> Reply<'_, Survey> {

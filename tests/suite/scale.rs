@@ -18,6 +18,7 @@ use larder::metrics::Metrics;
 use larder::store::Store;
 use larder::store::fleet::Cause;
 use larder::store::redis::RedisStore;
+use larder::upkeep::invalidation_log::OriginKind;
 
 use crate::store_redis;
 use crate::support::RedisServer;
@@ -77,7 +78,7 @@ fn current(cache: &Cache) -> usize {
 /// Invalidates the family as a write does, by one sequence.
 async fn invalidate_all(cache: &Cache) {
     let before = cache.memory().marks.stamp();
-    let taken = cache.invalidate(&[Tag::family("user")]).await.expect("without a store");
+    let taken = cache.invalidate(&[Tag::family("user")], OriginKind::Purge).await.taken.expect("without a store");
     assert_eq!((taken.previous, taken.stamp), (before.sequence, cache.memory().marks.stamp()));
 }
 
@@ -116,10 +117,10 @@ async fn a_million_writes_leave_what_they_do_not_name_in_memory() {
     let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
     fill(&cache, 0..MANY);
     for id in 0..WRITES {
-        cache.invalidate(&written(id)).await;
+        cache.invalidate(&written(id), OriginKind::Purge).await;
     }
     assert_eq!(current(&cache), MANY as usize);
-    cache.invalidate(&[Tag::family("user:7")]).await;
+    cache.invalidate(&[Tag::family("user:7")], OriginKind::Purge).await;
     assert_eq!(current(&cache), MANY as usize - 1);
     assert_eq!(cache.memory().marks.held(), MANY as usize + 1, "tags of what is resident, and no others");
     cache.memory().clear();

@@ -36,7 +36,7 @@ const MARKS: &str = "{test}:marks";
 const KEY: &str = "user_details:42:0cc175b9c0f1b6a831c399e269772661:v1";
 
 /// No proxy, for no write.
-const NOBODY: Cause<'static> = Cause { by: "", intent: None, soft: &[], again: &[], watched: &[] };
+const NOBODY: Cause<'static> = Cause { by: "", intent: None, soft: &[], again: &[], watched: &[], record: "" };
 
 /// Far more than any answer takes, so that a busy machine does not look like a hung server.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -154,7 +154,7 @@ fn hits_and_misses_are_what_the_cache_did_with_reads_and_passes_have_a_rate_of_t
     let both = json_of(Performance::of([&a, &b]));
     assert_eq!(both, json!({ "keyspace_hits": 2, "keyspace_misses": 2, "hit_rate": 50.0 }));
     assert_eq!(json_of(Passes::of([&a, &b])), json!({ "passes": 1, "pass_rate": 20.0 }));
-    let activity = json_of(FamilyActivity::new(&a, None, None));
+    let activity = json_of(FamilyActivity::new(&a, (None, None), (8, 2)));
     assert_eq!((&activity["hit_rate"], &activity["pass_rate"]), (&json!(66.7), &json!(25.0)));
     assert_eq!(activity["requests"]["pass"], json!(1));
     assert_eq!(activity["keys"], Value::Null);

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use super::Fleet;
 use crate::store::StoreError;
 use crate::store::fleet::{Cause, Intent};
+use crate::upkeep::invalidation_log::OriginKind;
 
 /// Intents that are being carried out; empty when that is done.
 #[derive(Debug)]
@@ -48,9 +49,10 @@ impl Fleet {
 
     async fn carry_out(&self, intent: &Intent) -> Result<(), StoreError> {
         let cause = Cause { intent: Some(&intent.id), ..Cause::default() };
-        match self.invalidate(&intent.tags, cause).await {
+        let kind = if intent.is_repetition() { OriginKind::Again } else { OriginKind::Recovered };
+        match self.invalidate_for(kind, &intent.tags, cause).await {
             // No answer waits for replicas: the write was never acknowledged.
-            Ok(_) | Err(StoreError::Unreplicated { taken: Some(_), .. }) => {}
+            Ok(()) | Err(StoreError::Unreplicated { taken: Some(_), .. }) => {}
             Err(error) => return Err(error),
         }
         let tags = intent.tags.len();

@@ -30,6 +30,7 @@ use super::{Fleet, lock};
 use crate::marks::Tag;
 use crate::store::StoreError;
 use crate::store::fleet::{Cause, Generation, Holder, Synced};
+use crate::upkeep::invalidation_log::OriginKind;
 
 /// How long a proxy that has never synced holds the answer to a write that it cannot deliver.
 pub(super) const NEWCOMER_HOLD: Duration = Duration::from_secs(5);
@@ -192,7 +193,7 @@ impl Fleet {
         let Verdict::GiveUp { awaited, saw_outage } = self.gate.hear(synced) else { return Ok(()) };
         if saw_outage {
             // For writes that a lost proxy may have answered, and that will never be delivered.
-            self.invalidate(&[Tag::root()], Cause::default()).await?;
+            self.invalidate_for(OriginKind::Safety, &[Tag::root()], Cause::default()).await?;
         }
         for holder in &awaited {
             let member = &*holder.id;

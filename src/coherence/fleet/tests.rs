@@ -13,8 +13,10 @@ use crate::marks::{IssuedStamp, MarksView, Sequence, Stamp};
 use crate::store::fleet::{
     EpochState, FleetLock, Generation, Holder, Intent, LockReply, Member, Membership, Roster, Synced,
 };
+use crate::store::log::{LogContent, LogEntry, LogPosition};
 use crate::store::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
 use crate::store::{FamilyOf, KeyCounts, Link, LookupReply, Outage, Reply, StoreInfo};
+use crate::upkeep::invalidation_log::OriginKind;
 
 const LEASE: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -262,6 +264,18 @@ impl Store for Fake {
         never()
     }
 
+    fn append_log<'a>(&'a self, _: &'a [LogContent]) -> Reply<'a, ()> {
+        never()
+    }
+
+    fn log_before(&self, _: Option<LogPosition>, _: usize) -> Reply<'_, Vec<LogEntry>> {
+        never()
+    }
+
+    fn log_after(&self, _: LogPosition, _: usize) -> Reply<'_, Vec<LogEntry>> {
+        never()
+    }
+
     fn survey(&self, _: WalkPosition, _: u64) -> Reply<'_, Survey> {
         never()
     }
@@ -343,7 +357,7 @@ fn no_lease(cache: &Cache) -> Option<&'static str> {
 /// How long a write waits for others.
 async fn wait_of(cache: &Cache) -> Duration {
     let begun = Instant::now();
-    cache.invalidate(&tags()).await.expect("the store takes it");
+    cache.invalidate(&tags(), OriginKind::Purge).await.taken.expect("the store takes it");
     begun.elapsed()
 }
 
@@ -391,7 +405,7 @@ async fn an_invalidation_that_replicas_lack_waits_for_them_and_is_not_sent_again
     let cache = proxy(&store, usual().with_replicas(1));
     pause().await;
     store.state().lacks_replicas = true;
-    assert_eq!(cache.invalidate(&tags()).await, None, "it does not count");
+    assert_eq!(cache.invalidate(&tags(), OriginKind::Purge).await.taken, None, "it does not count");
     sleep(10 * LEASE).await;
     assert_eq!(store.state().invalidations, 1);
     assert_eq!(cache.undelivered(), 1);
@@ -406,7 +420,7 @@ async fn an_invalidation_that_the_promoted_server_lacks_is_sent_again() {
     let cache = proxy(&store, usual().with_replicas(1));
     pause().await;
     store.state().lacks_replicas = true;
-    assert_eq!(cache.invalidate(&tags()).await, None);
+    assert_eq!(cache.invalidate(&tags(), OriginKind::Purge).await.taken, None);
     store.begin_epoch();
     store.state().lacks_replicas = false;
     cache.delivered().await;
@@ -503,7 +517,7 @@ async fn an_undelivered_write_settles_within_a_lease_of_its_delivery() {
     pause().await;
     store.state().is_away = true;
     sleep(2 * LEASE).await;
-    assert_eq!(cache.invalidate(&tags()).await, None);
+    assert_eq!(cache.invalidate(&tags(), OriginKind::Purge).await.taken, None);
     store.state().is_away = false;
     let begun = Instant::now();
     // Acknowledgements are messages, which this store does not pass on: a lease at most.
@@ -579,7 +593,7 @@ async fn an_undelivered_invalidation_reports_store_away() {
     let cache = proxy(&store, usual());
     pause().await;
     store.state().is_away = true;
-    assert_eq!(cache.invalidate(&tags()).await, None);
+    assert_eq!(cache.invalidate(&tags(), OriginKind::Purge).await.taken, None);
     sleep(2 * LEASE).await;
     assert_eq!(no_lease(&cache), Some("store-away"));
 }

@@ -16,6 +16,7 @@ use crate::coherence::local_marks::LocalMarks;
 use crate::marks::Tag;
 use crate::metrics::Metrics;
 use crate::store::fleet::Again;
+use crate::upkeep::invalidation_log::{InvalidationLog, OriginKind};
 
 /// Everything that is due within one step is repeated at its end.
 const STEP: Duration = Duration::from_millis(50);
@@ -43,12 +44,24 @@ impl PendingInvalidations {
 
     /// Carries out repetitions when they are due, for ever: in `marks`, or, where there is a Redis (`None`), by adding them to
     /// the undelivered ones.
-    pub async fn repeat_delayed(self: Arc<Self>, marks: Option<Arc<LocalMarks>>, metrics: Arc<Metrics>) {
+    pub async fn repeat_delayed(
+        self: Arc<Self>,
+        marks: Option<Arc<LocalMarks>>,
+        metrics: Arc<Metrics>,
+        log: Arc<InvalidationLog>,
+    ) {
         loop {
             let tags: Vec<Tag> = self.next_delayed().await.into_iter().collect();
+            let record = log.record(OriginKind::Again.into(), &tags, &[]);
             match &marks {
-                None => self.add_undelivered(&tags, None),
-                Some(marks) => drop(marks.invalidate(&tags, &[], &[])),
+                None => {
+                    self.add_undelivered(&tags, None);
+                    log.add_undelivered(record);
+                }
+                Some(marks) => {
+                    let sequence = marks.invalidate(&tags, &[], &[]).stamp.sequence;
+                    log.add(record, sequence, None);
+                }
             }
             tracing::debug!(tags = tags.len(), "repeated invalidations (again)");
             metrics.invalidations_repeated.inc();
@@ -140,7 +153,11 @@ mod tests {
         let repeating = |marks: Option<&Arc<LocalMarks>>| {
             let pending = Arc::new(PendingInvalidations::default());
             pending.add_delayed(&again);
-            tokio::spawn(Arc::clone(&pending).repeat_delayed(marks.cloned(), Arc::clone(&metrics)));
+            tokio::spawn(Arc::clone(&pending).repeat_delayed(
+                marks.cloned(),
+                Arc::clone(&metrics),
+                Arc::default(),
+            ));
             pending
         };
         let (held, stamp): (Vec<_>, _) = (marks.hold(&tags), marks.stamp());

@@ -143,10 +143,12 @@ async fn ask(
         Some(content) => (request.client_request.method.clone(), RequestBody::Whole(content.clone())),
         None => (Method::GET, RequestBody::Empty),
     };
+    let begun = Instant::now();
     times.0 = running.cache.now();
     let interim = request.client_request.interim.clone();
     let mut answer = running.upstream.send_from(place, &method, &path, fields, body, interim).await;
     times.1 = running.cache.now();
+    running.top.fetched(&request.reported_url(), request.family_name(), begun.elapsed());
     if let Ok(answer) = &mut answer {
         request.strip_answer(answer.headers_mut());
         if request.verdict_ttl().is_some() {

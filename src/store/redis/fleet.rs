@@ -15,6 +15,7 @@ use crate::store::fleet::{
     Cause, EpochState, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Member, Membership, Roster,
     Synced, TOLD_MAX, fetched, lines, tags_in,
 };
+use crate::store::log::KEPT;
 
 /// Most marks that one sync returns. A proxy that lacks more drops its copy, which costs misses.
 const MARKS_TOLD: usize = 10_000;
@@ -124,7 +125,8 @@ impl Namespace {
         let told = lines(tags).filter(|_| is_told).unwrap_or_default();
         let mut call = self.call(&self.invalidate, connections);
         call.arg(self.marks_max).arg(cause.by).arg(cause.intent.unwrap_or_default()).arg(told);
-        call.arg(INTENTS_MOST).arg(cause.again.len());
+        call.key(&self.log);
+        call.arg(INTENTS_MOST).arg(cause.record).arg(KEPT).arg(cause.again.len());
         for again in cause.again {
             call.arg(&*again.id()).arg(micros(again.after)).arg(intended(&again.tags));
         }

@@ -23,6 +23,7 @@ pub(super) struct Namespace {
     pub(super) sweeper: String,
     pub(super) warmer: String,
     pub(super) key_stats: String,
+    pub(super) log: String,
     pub(super) channel: String,
     pub(super) marks_max: u64,
     pub(super) begin: Script,
@@ -58,6 +59,7 @@ impl Namespace {
             sweeper: format!("{{{name}}}:sweeper"),
             warmer: format!("{{{name}}}:warmer"),
             key_stats: format!("{{{name}}}:key_stats"),
+            log: format!("{{{name}}}:log"),
             channel: format!("{{{name}}}:fleet"),
             marks_max: marks_max.max(1),
             begin: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../begin.lua"))),
@@ -181,9 +183,19 @@ mod tests {
         let namespace = Namespace::new("shop", 1);
         assert_eq!((namespace.meta.as_str(), namespace.marks.as_str()), ("{shop}:meta", "{shop}:marks"));
         let Namespace {
-            members, intents, intent_tags, graces, waited, channel, sweeper, warmer, key_stats, ..
+            members,
+            intents,
+            intent_tags,
+            graces,
+            waited,
+            channel,
+            sweeper,
+            warmer,
+            key_stats,
+            log,
+            ..
         } = &namespace;
-        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, warmer, key_stats] {
+        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, warmer, key_stats, log] {
             assert!(name.starts_with("{shop}:"), "{name}");
         }
     }

@@ -67,7 +67,7 @@ async fn everything_works(store: &RedisStore, case: &str) {
     said(store.record(&intent, PATIENCE).await.map(drop), "record");
     let soft = [SoftInvalidation { tag: Tag::family("soft"), grace: PATIENCE }];
     let again = [Again { after: PATIENCE, tags: tags().into() }];
-    let cause = Cause { by: "p1", intent: Some("w1"), soft: &soft, again: &again, watched: &[] };
+    let cause = Cause { by: "p1", intent: Some("w1"), soft: &soft, again: &again, watched: &[], record: "" };
     said(store.invalidate(&tags(), &cause).await.map(drop), "invalidate");
     said(store.view(&[Tag::family("soft")]).await.map(drop), "view of what is softened");
     said(store.views(&[&tags()]).await.map(drop), "views");

@@ -282,7 +282,8 @@ impl Both {
         };
         let by = self.one_of(&["", "p1", "p2", "p3"]);
         let watched = self.tags();
-        let cause = Cause { by, intent: intent.as_deref(), soft: &soft, again: &again, watched: &watched };
+        let cause =
+            Cause { by, intent: intent.as_deref(), soft: &soft, again: &again, watched: &watched, record: "" };
         self.repetitions.extend(again.iter().map(|again| again.id().to_string()));
         self.real.invalidated(self.store.invalidate(&tags, &cause).await.unwrap());
         self.simulated.invalidated(self.twin.invalidate(&tags, &cause, &caller));

@@ -1,5 +1,6 @@
 //! A Redis user with no more rights than Larder needs: those that `deploy/README.md` lists.
 
+use larder::store::log::LogContent;
 use larder::store::sweep::{Judged, KeyStats, WalkPosition};
 
 use super::*;
@@ -37,6 +38,9 @@ async fn the_documented_rights_are_enough_for_everything() {
     let survey = store.survey(WalkPosition::default(), 100).await.unwrap();
     let judged = survey.specimens.into_iter().map(|it| Judged { name: it.name, beginning: it.beginning });
     assert_eq!(store.unlink(WalkPosition::default(), &judged.collect::<Vec<_>>()).await.unwrap(), 1);
+    store.append_log(&[LogContent::Waits("{}".to_owned())]).await.unwrap();
+    let logged = store.log_before(None, 10).await.unwrap();
+    assert_eq!(store.log_after(logged[0].position, 10).await.unwrap(), []);
     store.views(&[&tags()]).await.unwrap();
     store.store_key_stats(&KeyStats::default(), PATIENCE).await.unwrap();
     assert!(store.key_stats().await.unwrap().is_some());
@@ -47,8 +51,12 @@ async fn the_documented_rights_are_enough_for_everything() {
         store.record(&intent, Duration::ZERO).await.unwrap();
         let again = [Again { after: Duration::ZERO, tags: tags().to_vec() }];
         let soft = [SoftInvalidation { tag: Tag::family("soft"), grace: PATIENCE }];
-        let cause = Cause { by: "p2", intent: Some("w1"), soft: &soft, again: &again, watched: &[] };
+        let cause = Cause { by: "p2", intent: Some("w1"), soft: &soft, again: &again, watched: &[], record: "{}" };
         let invalidated = store.invalidate(&tags(), &cause).await.unwrap();
+        let LogContent::Record(_, sequence) = store.log_before(None, 1).await.unwrap()[0].content else {
+            panic!("the record is the last entry")
+        };
+        assert_eq!(sequence, invalidated.taken.stamp.sequence);
         assert!(store.view(&[Tag::family("soft")]).await.unwrap().soft.is_some());
         let [due] = &store.sync(&me).await.unwrap().due[..] else { panic!("one repetition is due") };
         store.invalidate(&tags(), &Cause { intent: Some(&due.id), ..NOBODY }).await.unwrap();
