@@ -1,6 +1,7 @@
 //! Real applications with Larder in front of them, each with the rules that its user would write: the recipes of
 //! `examples/recipes`. Real clients send one script of requests to the application alone and to Larder in front of it, and
-//! the answers must be the same; a browser does what only browsers do; and what each README shows is tried.
+//! the answers must be the same; a browser does what only browsers do; and what each README shows is tried. The files of
+//! `deploy/` are checked here too, since the programs that read them are applications that have to be installed.
 //!
 //! The packages are installed once, under `target/apps` (`tests/apps/install`). A tool that is missing is a failure.
 
@@ -11,6 +12,7 @@
 mod support;
 
 mod browser;
+mod deployment;
 mod django;
 mod express;
 mod fastapi;

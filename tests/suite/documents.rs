@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{Plan, Upstream};
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "deploy/README.md",
     "deploy/operations.md",
+    "deploy/production.md",
     "deploy/caching.md",
     "examples/recipes/README.md",
 ];
