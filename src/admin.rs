@@ -40,6 +40,7 @@ use crate::running::Running;
 use crate::tokens::{self, WrongTokens};
 
 pub mod auth;
+pub mod dashboard;
 pub mod events;
 pub mod explain;
 pub mod exposition;
@@ -227,6 +228,8 @@ fn router(running: Arc<Running>) -> Router {
         .method_not_allowed_fallback(index::wrong_method)
         .with_state(Arc::new(AdminState::new(running, routes, description)))
         .layer(middleware::from_fn_with_state(Arc::new(gate), pass))
+        // Outermost: its files need no token.
+        .layer(middleware::from_fn(dashboard::serve))
 }
 
 /// What is checked before every route.

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`cli`], [`logs`] | arguments, one file per command, exit codes; where log lines go |
 //! | [`server`], [`watch`] | listeners, limits of connections, shutdown; the rules file on disk |
-//! | [`admin`] | the second listener: health, purge, rules, metrics |
+//! | [`admin`] | the second listener: health, purge, rules, metrics, the dashboard |
 //! | [`warm`] | fetches what `[[warm]]` names before clients ask for it |
 //! | [`proxy`] | one request: admit, dispatch, record (`handle`); `read`, `decide`, `fetch`, `write`, `respond` |
 //! | [`running`], [`monitor`] | the state that the proxy and the admin share; rates of the last hour, alerts and their webhook |

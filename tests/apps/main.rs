@@ -12,6 +12,7 @@
 mod support;
 
 mod browser;
+mod dashboard;
 mod deployment;
 mod django;
 mod express;

@@ -263,6 +263,28 @@ fn a_viewer_may_look_and_an_admin_may_act() {
 }
 
 #[test]
+fn browsers_get_the_dashboard_without_a_token_and_programs_get_json() {
+    let (upstream, larder) = guarded();
+    let page = larder.admin_call("GET", "/").header("Accept", "text/html,*/*;q=0.8").send().has_status(200);
+    assert!(page.text().starts_with("<!doctype html>"), "{page:?}");
+    let script = larder.admin_get("/dashboard/app.js").has_status(200);
+    for (response, media_type) in [(page, "text/html; charset=utf-8"), (script, "text/javascript; charset=utf-8")]
+    {
+        assert_eq!(response.header("content-type"), Some(media_type));
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+        let policy = response.header("content-security-policy").unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+    }
+    assert_eq!(larder.admin_get("/").json()["name"], "larder");
+    larder.admin_call("POST", "/dashboard/app.js").send().has_status(401);
+    larder.get("/dashboard/app.js");
+    assert_eq!(upstream.count("/dashboard/app.js"), 1, "clients do not get it");
+}
+
+#[test]
 fn without_tokens_the_admin_stays_on_the_loopback_address_and_says_so() {
     let upstream = Upstream::start();
     let larder = Plan::new(&upstream.url()).argument("--admin", "0.0.0.0:0").start();
