@@ -41,7 +41,7 @@ mod storing;
 pub mod suspects;
 mod tunnel;
 pub mod warm;
-mod write;
+pub mod write;
 
 pub use body::Body;
 pub use handle::{handle, record_refusal};

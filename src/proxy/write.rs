@@ -40,8 +40,8 @@ mod scope;
 mod through;
 
 use contents::Contents;
-pub(super) use scope::invalidations;
-use scope::{WriteScope, to_refresh};
+use scope::WriteScope;
+pub use scope::{invalidations, to_refresh};
 use through::Candidate;
 
 /// Answers a write.

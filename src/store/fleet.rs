@@ -228,6 +228,12 @@ impl Invalidations {
     pub fn is_empty(&self) -> bool {
         self.tags.is_empty() && self.soft.is_empty()
     }
+
+    /// Whether the stamp of this invalidation may be that of the answer to its write. Soft and delayed invalidations allow older
+    /// responses for a while, so that nothing shows how old the answer is.
+    pub fn may_stamp_answer(&self) -> bool {
+        self.soft.is_empty() && self.again.is_empty()
+    }
 }
 
 /// Lock of a fetch in the whole fleet: other proxies wait for the response that its holder stores.

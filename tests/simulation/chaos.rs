@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::time::sleep;
 
+use super::aside::Aside;
 use super::proxy::{Proxy, Settings, Site, Target, Write};
 use super::server::{Memory, Part};
 use super::store::{Conduct, Link};
@@ -47,9 +48,9 @@ pub enum Kind {
     MessagesLost,
     MessagesRepeated,
     MessagesLate,
-    /// A proxy stands still for longer than its lease, until an outage of everybody has begun.
+    /// A proxy is stopped for longer than its lease, until an outage for all proxies has begun.
     FrozenBefore,
-    /// In an outage of everybody one proxy gives up a sync, which the server carries out as soon as it is back, and takes a write
+    /// In an outage for all proxies one of them gives up a sync, which the server carries out as soon as it is back, and takes a write
     /// that it delivers later.
     SyncLeftBehind,
     /// An epoch begins while the proxies that hold leases are away, and a new proxy takes writes in it.
@@ -121,15 +122,15 @@ impl Kind {
 pub enum Scenario {
     /// With any other kinds.
     Mixed(&'static [Kind]),
-    /// Outages that everybody has, with few other faults beside them.
+    /// Outages for all proxies, with few other faults beside them.
     OutageForAll,
     /// More writes between two syncs than the store keeps marks of, with nudges lost.
     DenseWrites,
-    /// Soft writes in a row, with reads so rare that nobody refreshes within a grace.
+    /// Soft writes in a row, with reads so rare that no proxy refetches within a grace.
     SoftWrites,
     /// Epochs that begin while the proxies that hold leases are away.
     EpochUnseen,
-    /// Outages that everybody has, at whose end a sync is carried out late.
+    /// Outages for all proxies, at whose end a sync is carried out late.
     SyncLeftBehind,
 }
 
@@ -250,13 +251,13 @@ impl Fleet {
         Some(proxy)
     }
 
-    /// All counted, nobody left.
+    /// Kills all proxies, and adds their metrics to the counts.
     pub fn end(&self) {
         (0..self.places.len()).filter_map(|place| self.empty(place)).for_each(|proxy| proxy.kill());
     }
 }
 
-/// Lets faults happen.
+/// Injects faults.
 pub struct Chaos {
     world: Arc<World>,
     fleet: Arc<Fleet>,
@@ -278,10 +279,10 @@ impl Chaos {
     }
 
     /// One fault after another.
-    pub async fn reign(&self, pause: u64) {
+    pub async fn inject(&self, pause: u64) {
         // An outage in a young epoch is one of its own kind.
         if self.is_away_for_all && self.world.happens(0.7) {
-            self.be_well().await;
+            self.recover().await;
         }
         loop {
             sleep(self.world.millis(pause / 4, pause)).await;
@@ -297,20 +298,20 @@ impl Chaos {
         }
     }
 
-    /// An outage that everybody has. The next one does not begin while this one ends, and as a rule not before all is well: who
-    /// believes nothing stored shows nothing.
+    /// An outage for all proxies. The next one does not begin while this one ends, and as a rule not before all proxies have hits again: a
+    /// proxy that trusts nothing stored cannot serve anything old.
     async fn have_outage(&self, kind: Kind) {
         let mut late = None;
         let mut kind = kind;
         if self.kinds.contains(&Kind::FrozenBefore) && self.world.happens(0.5) {
             late = self.freeze_before().await;
-            // A proxy that wakes in it has to notice at once.
+            // A proxy that continues in it has to notice at once.
             kind = Kind::ServerAway;
         }
         let lease = self.fleet.site.settings.lease.as_millis() as u64;
         let least = if self.world.happens(0.8) { lease + 500 } else { 600 };
         let lasts = self.world.millis(least, LONGEST_OUTAGE);
-        self.world.tell(|| format!("fault: {kind:?} for everybody, for {lasts:?}"));
+        self.world.tell(|| format!("fault: {kind:?} for all proxies, for {lasts:?}"));
         self.happen(kind, lasts);
         if self.kinds.contains(&Kind::SyncLeftBehind) {
             late = self.leave_sync_behind();
@@ -324,17 +325,17 @@ impl Chaos {
         sleep(lasts - before).await;
         self.return_slowly(late.as_deref());
         if self.world.happens(0.7) {
-            self.be_well().await;
+            self.recover().await;
         }
     }
 
-    /// As long as it takes after an outage.
-    async fn be_well(&self) {
+    /// Waits as long as proxies take to have hits again after an outage.
+    async fn recover(&self) {
         let Settings { lease, limit, .. } = self.fleet.site.settings;
         sleep(lease + limit * 2 + Duration::from_millis(600)).await;
     }
 
-    /// Some proxies take longer than others to say what they have to, when the server is back. `late` is one of them.
+    /// When the server is back, the commands of some proxies take longer than those of others. `late` is one of them.
     fn return_slowly(&self, late: Option<&Proxy>) {
         for link in self.world.links() {
             let is_late = late.is_some_and(|late| Arc::ptr_eq(&late.link, &link));
@@ -350,8 +351,8 @@ impl Chaos {
         }
     }
 
-    /// One proxy stands still until an outage has begun: so long that a write which waits for it expels it, and so short that it
-    /// counts itself among those that the others know.
+    /// One proxy is stopped until an outage has begun: so long that a write which waits for it expels it, and so short that it takes itself
+    /// for a member.
     async fn freeze_before(&self) -> Option<Arc<Proxy>> {
         let proxy = self.fleet.any(&self.world)?;
         let lasts = self.fleet.site.settings.lease + self.world.millis(150, 300);
@@ -359,7 +360,7 @@ impl Chaos {
         self.world.count("frozen before an outage");
         proxy.freeze(true);
         if let Some(other) = self.fleet.all().into_iter().find(|other| !Arc::ptr_eq(other, &proxy)) {
-            tokio::spawn(other.write(Write { target: Target::One(0), grace: None, again: None }));
+            tokio::spawn(other.write(Write::hard(Target::One(0))));
         }
         let frozen = Arc::clone(&proxy);
         tokio::spawn(async move {
@@ -381,19 +382,19 @@ impl Chaos {
         tokio::spawn(async move {
             sleep(after).await;
             gives_up.link.part("it does not answer");
-            one.write(Write { target: Target::One(0), grace: None, again: None }).await;
+            one.write(Write::hard(Target::One(0))).await;
         });
         Some(proxy)
     }
 
-    /// Until each outage that everybody has has ended by itself.
+    /// Waits until each outage for all proxies has ended by itself.
     pub async fn outlast(&self) {
         if self.is_away_for_all {
             sleep(Duration::from_millis(LONGEST_OUTAGE)).await;
         }
     }
 
-    /// All is well again.
+    /// Ends all faults.
     pub fn end(&self) {
         self.world.tell(|| "all faults end".to_owned());
         self.world.mend_clock();
@@ -425,7 +426,7 @@ impl Chaos {
                 let place = self.world.draw(|chance| chance.random_range(0..self.fleet.places.len()));
                 self.depart(kind, place, lasts);
             }
-            // The others go on, and have seen what this one has.
+            // The others continue, and know the marks that this one knows.
             Kind::Replaced => self.depart(kind, 0, lasts / 8),
             Kind::ClockBack | Kind::ClockForward => {
                 let by = self.world.draw(|chance| chance.random_range(1..3_000_000));
@@ -466,7 +467,7 @@ impl Chaos {
         });
     }
 
-    /// A proxy goes, and another comes in its place. One that leaves may be asked to the end.
+    /// A proxy is killed or leaves, and another takes its place. One that leaves gets requests until it has ended.
     fn depart(&self, kind: Kind, place: usize, lasts: Duration) {
         let fleet = Arc::clone(&self.fleet);
         tokio::spawn(async move {
@@ -487,8 +488,8 @@ impl Chaos {
         });
     }
 
-    /// Members are lost while all that hold leases are away, and the first that comes to know is a proxy that has known no other
-    /// epoch. It is written to at once.
+    /// Members are lost while all proxies with leases are away, and the first that notices is a new proxy, which knows no other epoch. It gets
+    /// writes at once.
     fn begin_unseen(&self, lasts: Duration) {
         let lost = *self.world.pick(&[Kind::MembersLost, Kind::AllCoordinationLost, Kind::Flushed]);
         let links = self.world.links();
@@ -502,7 +503,7 @@ impl Chaos {
         self.fleet.fill(0);
         if let Some(newcomer) = self.fleet.proxy(0) {
             for register in 0..self.fleet.site.registers {
-                let write = Write { target: Target::One(register), grace: None, again: None };
+                let write = Write::hard(Target::One(register));
                 tokio::spawn(Arc::clone(&newcomer).write(write));
             }
         }
@@ -515,7 +516,7 @@ impl Chaos {
         });
     }
 
-    /// Nobody reaches the server.
+    /// No proxy reaches the server.
     fn away(&self, lasts: Duration) {
         self.world.have_all_behave(|conduct| conduct.cut = true);
         let world = Arc::clone(&self.world);
@@ -526,11 +527,11 @@ impl Chaos {
         });
     }
 
-    /// Nobody gets an answer; what was sent is carried out when the server goes on.
+    /// No proxy gets an answer; the server carries out what was sent when it goes on.
     fn hang(&self, lasts: Duration) {
         self.world.have_all_behave(|conduct| conduct.stalled = true);
         let links = if self.is_away_for_all { self.world.links() } else { vec![] };
-        // Some notice sooner than others, and have left commands behind by then.
+        // Some proxies notice sooner than others, and have sent commands by then.
         for link in links {
             let latest = *self.world.pick(&[10, 10, Conduct::GOOD.latest]);
             link.behave(|conduct| conduct.latest = latest);
@@ -549,7 +550,7 @@ impl Chaos {
         });
     }
 
-    /// One machine's wall clock: it was suspended, or somebody set it.
+    /// One machine's wall clock is set, or the machine was suspended.
     fn set_wall_clock(&self) {
         let by = self.world.draw(|chance| chance.random_range(-3_000_000..3_000_000));
         let Some(proxy) = self.fleet.any(&self.world) else { return };
@@ -564,6 +565,9 @@ impl Chaos {
             Kind::RestartedEmpty => Memory::Nothing,
             _ => Memory::Everything,
         };
+        if matches!(with, Memory::Nothing) {
+            *self.world.aside.lock().unwrap() = Aside::default();
+        }
         let run = self.world.draw(Rng::random);
         let before = self.world.server().run;
         self.world.server().restart(run, with);
@@ -576,8 +580,8 @@ impl Chaos {
         }
     }
 
-    /// A replica becomes the primary, as it was a moment ago or long before, and some proxies do not come to know. The other
-    /// replica follows the one before for a while.
+    /// A replica becomes the primary, with the present data or with those of long before, and some proxies do not notice. The other replica
+    /// follows the former primary for a while.
     fn depose(&self, lasts: Duration) {
         if self.world.deposed().is_some() {
             return;
@@ -617,7 +621,7 @@ impl Chaos {
         let world = Arc::clone(&self.world);
         tokio::spawn(async move {
             sleep(lasts).await;
-            if world.is_followed_by_nobody() {
+            if world.has_no_follower() {
                 let present = world.server().run;
                 world.have_replica_follow(Some(present));
             }
@@ -664,7 +668,10 @@ impl Chaos {
         let place = self.world.draw(|chance| chance.random_range(0..4));
         let mut server = self.world.server();
         match kind {
-            Kind::Flushed => server.flush(),
+            Kind::Flushed => {
+                server.flush();
+                *self.world.aside.lock().unwrap() = Aside::default();
+            }
             Kind::MetaLost => server.lose(Part::Meta),
             Kind::MarksLost => server.lose(Part::Marks),
             Kind::MembersLost => server.lose(Part::Members),

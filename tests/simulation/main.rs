@@ -1,8 +1,9 @@
 //! Larder's real cache, fleet and inflight fetches over a simulated Redis, in simulated time: thousands of runs with faults of
 //! every kind, each determined by its seed alone.
 //!
-//! `cargo test --test simulation` tries [`SEEDS`] seeds; `LARDER_SIM_SEEDS=100000` that many. A seed that fails is
-//! printed with its trace; `LARDER_SIM_SEED=123` runs it alone, and prints its trace (with `-- --nocapture`).
+//! `cargo test --test simulation` tries [`SEEDS`] seeds, and [`SEEDS_WITH_RULES`] of runs whose proxies have rules;
+//! `LARDER_SIM_SEEDS=100000` that many of each. A seed that fails is printed with its trace; `LARDER_SIM_SEED=123` runs it alone, and
+//! prints its trace (with `-- --nocapture`). Seeds of runs with rules begin at [`WITH_RULES`].
 //!
 //! The checker must find each flaw with the seed recorded here. That it finds the flaws of arranged scenarios in
 //! general, and not with one seed alone, is shown by `cargo test --release --test simulation -- --ignored`.
@@ -13,6 +14,8 @@
 //! | `chaos` | the faults |
 //! | `proxy` | a proxy, with the calls that `src/proxy` makes |
 //! | `registers` | upstream, and what reads must show |
+//! | `requests` | the requests of runs with rules, and what the library's rules say of them |
+//! | `warming` | what a proxy fetches by itself: `[[warm]]` and `refresh` |
 //! | `aside` | data in the store that no guarantee depends on |
 //! | `store` | the store behind a link that delays, loses, stalls and breaks |
 //! | `server` | a twin of the scripts; compared with them in `tests/suite/store_redis/twin.rs` |
@@ -30,10 +33,22 @@
 //! proxy expelled before and commands left behind in the server's buffers, or at whose end a sync is executed late; an epoch
 //! that begins unseen; dense writes with messages lost; soft writes in a row without a read in between.
 //!
+//! **With rules.** The library's own rules make the keys and tags of reads, and what writes invalidate; faults and scenarios are the
+//! same. Checked beside the above:
+//!
+//! - *Write-through*: responses to PUT are stored with `write_through`, while other writes to the same register are under way. When
+//!   faults have ended, a read through any proxy is answered with one.
+//! - *Contents*: writes name the register in their content (`{body.id}`) or in the content of their response (`{response.item.id}`),
+//!   as JSON or as a form. The value may be missing or of the wrong type, the content malformed, received late, or the response lost.
+//! - *`authorize`*: each caller's session is a register that counts logouts. A read with a cookie from before an acknowledged logout, or
+//!   with one that upstream never gave out, is never answered from the cache.
+//! - *Warming and prefetch*: tables run at startup, after invalidations, by the clock and by prediction. Each run begins while its
+//!   proxy holds the lease; when faults have ended, one proxy fetches, and all serve what it fetched.
+//!
 //! **A deposed primary.** With `wait_replicas` there are three servers: one becomes the primary, as it is or as it was, some
 //! proxies go on asking the one before, and the third follows one of them at a time, or none for a while.
 //!
-//! **Not simulated.** Clocks that run at different rates; coalescing across proxies; the sweeper. A frozen proxy serves, sends and
+//! **Not simulated.** Clocks that run at different rates; coalescing across proxies; the sweeper; edits of the rules. A frozen proxy serves, sends and
 //! receives nothing, but the cache's own timers go on.
 //!
 //! **Repeatable.** A seed decides everything, down to the order of events at one moment. So no two tasks wait for one
@@ -50,12 +65,14 @@ mod aside;
 mod chaos;
 mod proxy;
 mod registers;
+mod requests;
 mod run;
 mod server;
 mod store;
+mod warming;
 mod world;
 
-use run::{Outcome, run};
+use run::{Outcome, WITH_RULES, run};
 use server::Flaw;
 
 /// How many seeds are tried.
@@ -115,13 +132,51 @@ const COVERED: [&str; 50] = [
     "sync left behind",
 ];
 
-/// Runs seeds, from the first one round to it, until one fails or all are done; the first that failed, if any, and what was counted.
-fn explore(first: u64, seeds: u64, flaw: Option<Flaw>) -> (Option<Outcome>, BTreeMap<&'static str, u64>) {
+/// How many seeds of runs with rules are tried.
+const SEEDS_WITH_RULES: u64 = 300;
+
+/// Events that must occur in some run with rules, or these runs show nothing.
+const COVERED_WITH_RULES: [&str; 26] = [
+    "stored the response to a write",
+    "another write between a write and its answer",
+    "served the response to a write",
+    "served the response to a write through another proxy",
+    "value missing",
+    "value of the wrong type",
+    "content malformed",
+    "content not received",
+    "hit of an authorized caller",
+    "stored verdict",
+    "logged out refused",
+    "stranger refused",
+    "warmed",
+    "served what was warmed",
+    "served what another proxy warmed",
+    "warms at startup",
+    "warms after an invalidation",
+    "warms by the clock",
+    "warms what is predicted",
+    "warms again",
+    "prefetched",
+    "served what was prefetched",
+    "softened hit",
+    "joined",
+    "promised while away",
+    "delivered later",
+];
+
+/// Runs these seeds of a range, from the first one round to it, until one fails or all are done; the first that failed, if any, and what
+/// was counted. Seeds of the range count from `base`.
+fn explore(
+    base: u64,
+    (first, seeds): (u64, u64),
+    flaw: Option<Flaw>,
+) -> (Option<Outcome>, BTreeMap<&'static str, u64>) {
     let (next, failed, counts) = (AtomicU64::new(0), Mutex::new(None::<Outcome>), Mutex::new(BTreeMap::new()));
     let work = || {
         loop {
             let number = next.fetch_add(1, SeqCst);
-            let seed = (first + number) % seeds;
+            let seed = base + (first + number) % seeds;
             if number >= seeds || failed.lock().unwrap().is_some() {
                 return;
             }
@@ -169,14 +224,26 @@ fn nothing_stale_is_served_through_any_faults_and_all_recover_soon() {
         assert!(outcome.wrong.is_empty(), "seed {seed}: {}", outcome.wrong.join("\n"));
         return;
     }
-    let seeds = number("LARDER_SIM_SEEDS").unwrap_or(SEEDS);
-    let (failed, counts) = explore(0, seeds, None);
+    nothing_is_wrong(0, SEEDS, &COVERED);
+}
+
+#[test]
+fn nothing_stale_is_served_where_rules_write_through_authorize_and_warm() {
+    if number("LARDER_SIM_SEED").is_none() {
+        nothing_is_wrong(WITH_RULES, SEEDS_WITH_RULES, &COVERED_WITH_RULES);
+    }
+}
+
+/// Tries seeds from `base` on: so many, unless the environment says how many.
+fn nothing_is_wrong(base: u64, usual: u64, covered: &[&str]) {
+    let seeds = number("LARDER_SIM_SEEDS").unwrap_or(usual);
+    let (failed, counts) = explore(base, (0, seeds), None);
     println!("{seeds} seeds: {counts:?}");
     if let Some(failed) = failed {
         show(&failed);
     }
-    if seeds >= SEEDS {
-        for what in COVERED {
+    if seeds >= usual {
+        for what in covered {
             assert!(counts.contains_key(what), "never: {what}");
         }
     }
@@ -184,7 +251,7 @@ fn nothing_stale_is_served_through_any_faults_and_all_recover_soon() {
 
 #[test]
 fn a_seed_runs_the_same_way_every_time() {
-    for seed in 0..25 {
+    for seed in (0..25).chain(WITH_RULES..WITH_RULES + 10) {
         let [first, second] = [run(seed, None, true), run(seed, None, true)];
         assert!(first.trace.len() > 100, "seed {seed}: hardly anything happens");
         let differs = first.trace.iter().zip(&second.trace).position(|(a, b)| a != b);
@@ -200,7 +267,7 @@ const ENOUGH: u64 = 3000;
 
 #[track_caller]
 fn is_found(flaw: Flaw, first: u64) {
-    let (failed, _) = explore(first, ENOUGH, Some(flaw));
+    let (failed, _) = explore(0, (first, ENOUGH), Some(flaw));
     let failed = failed.unwrap_or_else(|| panic!("{flaw:?} was not found within {ENOUGH} seeds"));
     println!("{flaw:?}: seed {}: {}", failed.seed, failed.wrong[0]);
 }

@@ -10,20 +10,22 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Poll, Waker};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
-use larder::cache::memory::Memory;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use larder::cache::memory::{Hold, Memory};
 use larder::cache::{Cache, Found, Lookup, Placement};
 use larder::coalesce::inflight::{FetchOutcome, FetchPermit, FetchRole, Inflight, InflightFetch};
 use larder::coherence::fleet::FleetSettings;
 use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
+use larder::http::authorization::Authorization;
 use larder::http::freshness::{Freshness, LifetimeSource};
 use larder::key::{CacheKey, KeyHash, Redaction};
-use larder::marks::{SoftInvalidation, Tag};
+use larder::marks::{Epoch, SoftInvalidation, Stamp, Tag};
 use larder::metrics::Metrics;
+use larder::rules::Unresolved;
 use larder::store::Store;
 use larder::store::fleet::{Again, Intent, Invalidations};
 use larder::upkeep::invalidation_log::OriginKind;
@@ -32,8 +34,10 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 
-use super::registers::{Floor, Register, Upstream, Value, Values, Written};
+use super::registers::{Answer, Floor, Register, Upstream, Value, Values, Written};
+use super::requests::{Cookie, Form, Question, Read, Request, Rules, Ruling};
 use super::store::{Link, SimulatedStore};
+use super::warming::WarmingState;
 use super::world::{Carried, World};
 
 /// How the proxies of a fleet are configured.
@@ -67,6 +71,12 @@ pub struct Site {
     pub acknowledged: Floor,
     pub settings: Settings,
     pub registers: usize,
+    /// Callers of families with `authorize`. Their sessions are the registers after the others.
+    pub callers: usize,
+    /// The rules of the proxies, in runs with rules.
+    pub rules: Option<&'static Rules>,
+    /// Whether they warm what the rules name.
+    pub warms: bool,
 }
 
 /// What a write changes and invalidates.
@@ -88,10 +98,21 @@ pub struct Write {
     pub grace: Option<Duration>,
     /// Repeated so much later.
     pub again: Option<Duration>,
+    /// How the request names its target, in runs with rules.
+    pub form: Form,
 }
 
 impl Write {
-    /// What it invalidates. Whatever its rule says, one that may or may not have been carried out invalidates.
+    /// By a hard rule.
+    pub fn hard(target: Target) -> Write {
+        let form = match target {
+            Target::One(register) => Form::Path(register),
+            Target::Family(_) | Target::Group | Target::Everything => Form::Everything,
+        };
+        Write { target, grace: None, again: None, form }
+    }
+
+    /// What it invalidates, without rules. Whatever its rule says, one that may or may not have been carried out invalidates.
     fn invalidating(&self, is_answered: bool) -> Invalidations {
         let tags = Site::invalidated(&self.target);
         let again = self.again.iter().map(|after| Again { after: *after, tags: tags.clone() }).collect();
@@ -108,9 +129,9 @@ impl Write {
 pub struct Proxy {
     pub link: Arc<Link>,
     pub metrics: Arc<Metrics>,
-    site: Arc<Site>,
-    cache: Cache,
-    inflight: Arc<Inflight>,
+    pub site: Arc<Site>,
+    pub cache: Cache,
+    pub inflight: Arc<Inflight>,
     /// What a read through this very proxy must show.
     own: Floor,
     frost: Arc<Frost>,
@@ -119,6 +140,7 @@ pub struct Proxy {
     followed_fetches: Mutex<Vec<(Weak<InflightFetch>, Arc<FollowedFetch>)>>,
     left: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
+    pub warming: WarmingState,
 }
 
 /// What the waiters of one inflight fetch share.
@@ -129,7 +151,7 @@ struct FollowedFetch(OnceLock<FetchOutcome>, Notify);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Acknowledged,
-    /// It was not carried out, or nobody promised anything.
+    /// It was not carried out, or not acknowledged.
     Unacknowledged,
 }
 
@@ -166,6 +188,43 @@ impl Site {
         };
         (0..self.registers).filter(is_changed).collect()
     }
+
+    /// The registers that a write changes in runs with rules.
+    fn changed_by(&self, form: Form) -> Vec<Register> {
+        match form {
+            Form::Path(register)
+            | Form::Body(register, ..)
+            | Form::Response(register, _)
+            | Form::Soft(register)
+            | Form::Again(register)
+            | Form::Rights(register) => vec![register],
+            Form::Logout(cookie) => vec![cookie.session],
+            Form::Everything => (0..self.registers).collect(),
+        }
+    }
+
+    /// All reads of values, without those that need a cookie.
+    pub fn requests(&self) -> Vec<Request> {
+        let registers = 0..self.registers;
+        match self.rules {
+            None => registers.map(Request::Plain).collect(),
+            Some(_) => {
+                registers.flat_map(|register| [Request::Path(register), Request::Query(register)]).collect()
+            }
+        }
+    }
+
+    pub fn read_of(&self, request: Request) -> Read {
+        match self.rules {
+            Some(rules) => rules.read(request),
+            None => {
+                let register = request.register();
+                let (key, label, tags) = (cache_key(register), label(register), Site::tags(register));
+                let question = Question::Value(register);
+                Read { question, key, label, tags, group: Some(Site::group()), repeatable: None }
+            }
+        }
+    }
 }
 
 impl Proxy {
@@ -184,10 +243,29 @@ impl Proxy {
             .with_wall_clock(Arc::new(move || world.wall_clock(ahead_of.load(SeqCst))));
         let cache = Cache::new(memory, Some((store, fleet)), Arc::clone(&metrics));
         let frost = Arc::<Frost>::default();
-        let own = Floor::new(site.registers);
+        let own = Floor::new(site.registers + site.callers);
         let (site, inflight) = (Arc::clone(site), Inflight::new());
         let (left, followed_fetches, tasks) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Arc::new(Proxy { link, metrics, site, cache, inflight, own, frost, ahead, followed_fetches, left, tasks })
+        let warming = WarmingState::default();
+        let proxy = Proxy {
+            link,
+            metrics,
+            site,
+            cache,
+            inflight,
+            own,
+            frost,
+            ahead,
+            followed_fetches,
+            left,
+            tasks,
+            warming,
+        };
+        let proxy = Arc::new(proxy);
+        if proxy.site.warms {
+            drop(proxy.spawn(Arc::clone(&proxy).warm()));
+        }
+        proxy
     }
 
     pub fn name(&self) -> &str {
@@ -209,13 +287,18 @@ impl Proxy {
         self.ahead.fetch_add(by, SeqCst);
     }
 
+    /// The time by the wall clock of its machine.
+    pub fn wall_clock(&self) -> SystemTime {
+        self.site.world.wall_clock(self.ahead.load(SeqCst))
+    }
+
     /// `kill -9`
     pub fn kill(&self) {
         self.link.behave(|conduct| (conduct.dead, conduct.cut) = (true, true));
         self.tasks.lock().unwrap().iter().for_each(AbortHandle::abort);
     }
 
-    /// Leaves the fleet, as a process that is told to stop does. A client that asks it all the same is to be given nothing old.
+    /// Leaves the fleet, as a process does on SIGTERM. Clients that send it requests afterwards must not get anything old either.
     pub async fn leave(self: Arc<Proxy>) {
         self.left.store(true, SeqCst);
         let leaving = Arc::clone(&self);
@@ -227,7 +310,7 @@ impl Proxy {
     }
 
     /// Runs something that is part of this process.
-    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         let handle = tokio::spawn(Frost::stop(Arc::clone(&self.frost), task));
         let mut tasks = self.tasks.lock().unwrap();
         tasks.retain(|task| !task.is_finished());
@@ -239,11 +322,16 @@ impl Proxy {
 /// Reads.
 impl Proxy {
     /// A client's read: what it is given, or `None` if there was no answer. Must be given what is new enough.
-    pub async fn read(self: Arc<Proxy>, register: Register) -> Option<Value> {
-        let least = self.site.acknowledged.of(register).max(self.own.of(register));
+    pub async fn read(self: Arc<Proxy>, request: Request) -> Option<Value> {
+        let register = request.register();
+        let least = self.least(register);
+        let least_session = request.cookie().map(|cookie| self.least(cookie.session));
         let begun = Instant::now();
         let proxy = Arc::clone(&self);
-        let (value, how) = self.spawn(async move { proxy.answer(register).await }).await.ok()?;
+        let (value, how) = self.spawn(async move { proxy.answer(request).await }).await.ok()?;
+        if let Some((cookie, least)) = request.cookie().zip(least_session) {
+            self.judge_caller(cookie, least, (value, how));
+        }
         let value = value?;
         self.site.world.count(how);
         self.site.world.tell(|| format!("{} reads {register}: {value} ({how}), needs {least}", self.name()));
@@ -258,20 +346,69 @@ impl Proxy {
         Some(value)
     }
 
-    async fn answer(self: Arc<Proxy>, register: Register) -> (Option<Value>, &'static str) {
-        match self.attempt(register, false).await {
-            Some(answer) => answer,
-            None => self.attempt(register, true).await.unwrap_or((None, "no answer")),
+    fn least(&self, register: Register) -> Value {
+        self.site.acknowledged.of(register).max(self.own.of(register))
+    }
+
+    /// A caller that was logged out before the read began, and one that never logged in, must be given nothing. `least`: the lowest
+    /// version of a cookie that was not known to be worthless.
+    fn judge_caller(&self, cookie: Cookie, least: Value, (value, how): (Option<Value>, &'static str)) {
+        let world = &self.site.world;
+        let was_never = cookie.version > self.site.upstream.value(cookie.session);
+        if value.is_none() {
+            if how == REFUSED {
+                world.count(if was_never { "stranger refused" } else { "logged out refused" });
+            }
+            return;
+        }
+        world.count(match how {
+            "memory hit" | "asked hit" => "hit of an authorized caller",
+            _ => "answer to an authorized caller",
+        });
+        if was_never || cookie.version < least {
+            let why = if was_never { "never logged in" } else { "had been logged out" };
+            let name = self.name();
+            world.accuse(format!(
+                "{name} gave something ({how}) to the caller with the cookie {cookie}, who {why}"
+            ));
         }
     }
 
-    /// None if it followed a fetch whose response cannot be shared with it.
-    async fn attempt(self: &Arc<Proxy>, register: Register, alone: bool) -> Option<(Option<Value>, &'static str)> {
-        let (fields, key) = (HeaderMap::new(), cache_key(register));
+    async fn answer(self: Arc<Proxy>, request: Request) -> (Option<Value>, &'static str) {
+        if let Some((rules, cookie)) = self.site.rules.zip(request.cookie()) {
+            let check = rules.check(request.register(), cookie);
+            let (verdict, how) = self.answered(check).await;
+            let status = verdict.and_then(|verdict| StatusCode::from_u16(verdict as u16).ok());
+            let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
+            if how == "memory hit" || how == "asked hit" {
+                self.site.world.count("stored verdict");
+            }
+            if Authorization::of(status) != Authorization::Granted {
+                let read = self.site.read_of(request);
+                return match self.site.upstream.ask(read.question).await {
+                    Some(Answer::Value(value)) => (Some(value), "passed"),
+                    Some(Answer::Refused | Answer::Granted) => (None, REFUSED),
+                    None => (None, "no answer"),
+                };
+            }
+        }
+        self.answered(self.site.read_of(request)).await
+    }
+
+    async fn answered(self: &Arc<Proxy>, read: Read) -> (Option<Value>, &'static str) {
+        match self.attempt(&read, false).await {
+            Some(answer) => answer,
+            None => self.attempt(&read, true).await.unwrap_or((None, "no answer")),
+        }
+    }
+
+    /// Looks up what is stored. Returns also whether the store was asked.
+    pub async fn look_up(&self, read: &Read) -> (Lookup, bool) {
+        let fields = HeaderMap::new();
         let mut asked = false;
         let lookup = {
-            let tags = || Site::tags(register).into();
-            let lookup = self.cache.lookup(key, &fields, || label(register), tags);
+            let tags = || read.tags.clone().into();
+            let lookup = self.cache.lookup(read.key.clone(), &fields, || read.label.clone(), tags);
             let mut lookup = pin!(lookup);
             poll_fn(|context| {
                 let polled = lookup.as_mut().poll(context);
@@ -280,19 +417,29 @@ impl Proxy {
             })
             .await
         };
+        (lookup, asked)
+    }
+
+    /// None if it followed a fetch whose response cannot be shared with it.
+    async fn attempt(self: &Arc<Proxy>, read: &Read, alone: bool) -> Option<(Option<Value>, &'static str)> {
+        let (lookup, asked) = self.look_up(read).await;
         let stale = match &lookup.found {
             Found::Current(entry) if self.site.world.happens(EXPIRED) => Some(Arc::clone(entry)),
             Found::Current(entry) => {
+                self.count_hit(read, entry);
                 return Some((Some(value_in(entry)), if asked { "asked hit" } else { "memory hit" }));
             }
             Found::SoftInvalidated(entry) if self.site.world.happens(EXPIRED) => Some(Arc::clone(entry)),
             Found::SoftInvalidated(entry) => {
                 let value = value_in(entry);
-                self.revalidate(register, lookup);
+                self.count_hit(read, entry);
+                self.revalidate(read, lookup);
                 return Some((Some(value), "softened hit"));
             }
             _ => None,
         };
+        // No stale verdict is used (`stale_if_unreachable`).
+        let stale = stale.filter(|_| !matches!(read.question, Question::Check(_)));
         self.site.world.count(match &lookup.found {
             Found::Current(_) | Found::SoftInvalidated(_) => "expired",
             Found::Invalidated => "invalidated",
@@ -306,31 +453,48 @@ impl Proxy {
         let permit = match role {
             FetchRole::Join(fetch) => {
                 let outcome = self.outcome(&fetch).await;
-                return self.join(outcome).await.map(|value| (value, "joined"));
+                return self.join(read, outcome).await.map(|value| (value, "joined"));
             }
             FetchRole::Lead(permit) => permit,
             FetchRole::Alone => self.inflight.lead_alone(lookup.cache_key.hash, lookup.view.as_ref()),
         };
         let fetch = permit.fetch();
-        self.spawn(Arc::clone(self).fill(register, lookup, permit, stale));
+        self.spawn(Arc::clone(self).fill(read.clone(), lookup, permit, stale, Origin::Read));
         match self.outcome(&fetch).await {
             FetchOutcome::Validated(entry) => Some((Some(value_in(&entry)), "fetched")),
             FetchOutcome::StaleOnError(entry, _) => Some((Some(value_in(&entry)), "stale on error")),
+            FetchOutcome::Unshared => Some((None, REFUSED)),
             _ => Some((None, "no answer")),
         }
     }
 
     /// Fetches what was given out although soft-invalidated.
-    fn revalidate(self: &Arc<Proxy>, register: Register, lookup: Lookup) {
+    fn revalidate(self: &Arc<Proxy>, read: &Read, lookup: Lookup) {
         let role = self.inflight.join(lookup.cache_key.hash, lookup.view.as_ref(), std::time::Instant::now());
         if let FetchRole::Lead(permit) = role {
-            self.spawn(Arc::clone(self).fill(register, lookup, permit, None));
+            self.spawn(Arc::clone(self).fill(read.clone(), lookup, permit, None, Origin::Read));
         }
+    }
+
+    fn count_hit(&self, read: &Read, entry: &Entry) {
+        self.count_for_prefetch(read);
+        let headers = &entry.response().expect("only responses are stored").headers;
+        let (origin, by) = (headers.get(ORIGIN), headers.get(ORIGIN_PROXY));
+        let is_elsewhere = by.is_some_and(|by| by.as_bytes() != self.name().as_bytes());
+        let what = match origin.map(HeaderValue::as_bytes) {
+            Some(b"write") if is_elsewhere => "served the response to a write through another proxy",
+            Some(b"write") => "served the response to a write",
+            Some(b"warming") if is_elsewhere => "served what another proxy warmed",
+            Some(b"warming") => "served what was warmed",
+            Some(b"prefetch") => "served what was prefetched",
+            _ => return,
+        };
+        self.site.world.count(what);
     }
 
     /// Waits for the outcome of a fetch. The first follower does, and wakes the others in the order in which they came: a
     /// `watch` would wake them in a random one.
-    async fn outcome(&self, fetch: &Arc<InflightFetch>) -> FetchOutcome {
+    pub async fn outcome(&self, fetch: &Arc<InflightFetch>) -> FetchOutcome {
         let (followed, is_first) = self.followed(fetch);
         if is_first {
             let _ = followed.0.set(fetch.outcome().await);
@@ -356,51 +520,74 @@ impl Proxy {
     }
 
     /// A follower knew the request's tags, and looks at what else the response names.
-    async fn join(&self, outcome: FetchOutcome) -> Option<Option<Value>> {
+    async fn join(&self, read: &Read, outcome: FetchOutcome) -> Option<Option<Value>> {
         let entry = match outcome {
             FetchOutcome::Validated(entry) => entry,
             FetchOutcome::StaleOnError(entry, _) => {
                 let is_current = self.cache.is_current(&entry.tags, entry.stamp).await;
                 return is_current.then(|| Some(value_in(&entry)));
             }
+            FetchOutcome::Unshared => return None,
             _ => return Some(None),
         };
         // Without a view there was no stamp to compare.
         let is_stamped = entry.stamp.sequence != UNSTAMPED;
-        if is_stamped && !self.cache.is_current(&[Site::group()], entry.stamp).await {
+        if let Some(group) = read.group.clone().filter(|_| is_stamped)
+            && !self.cache.is_current(&[group], entry.stamp).await
+        {
             return None;
         }
         Some(Some(value_in(&entry)))
     }
 
-    async fn fill(
+    pub async fn fill(
         self: Arc<Proxy>,
-        register: Register,
+        read: Read,
         lookup: Lookup,
         permit: FetchPermit,
         stale: Option<Arc<Entry>>,
+        origin: Origin,
     ) {
         permit.until_begun(None).await;
         let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
-        let Some(value) = self.site.upstream.fetch(register).await else {
-            return permit.finish(match stale {
-                Some(stale) => FetchOutcome::StaleOnError(stale, Err(UpstreamError::Closed)),
-                None => FetchOutcome::Failed(UpstreamError::Abandoned),
-            });
+        let (status, value) = match (self.site.upstream.ask(read.question).await, read.question) {
+            (Some(Answer::Value(value)), _) => (StatusCode::OK, value),
+            // A verdict is nothing but a status.
+            (Some(Answer::Granted), _) => (StatusCode::OK, u64::from(StatusCode::OK.as_u16())),
+            (Some(Answer::Refused), Question::Check(_)) => {
+                (StatusCode::UNAUTHORIZED, u64::from(StatusCode::UNAUTHORIZED.as_u16()))
+            }
+            (Some(Answer::Refused), _) => return permit.finish(FetchOutcome::Unshared),
+            (None, _) => {
+                return permit.finish(match stale {
+                    Some(stale) => FetchOutcome::StaleOnError(stale, Err(UpstreamError::Closed)),
+                    None => FetchOutcome::Failed(UpstreamError::Abandoned),
+                });
+            }
         };
-        let Some(view) = lookup.view else {
-            let mut entry = entry(register, value, asked, &Lookup { view: None, ..lookup });
+        let stamp = lookup.view.map(|view| view.stamp);
+        let mut entry = entry(&read, (status, value), asked, stamp, self.origin(origin));
+        if stamp.is_none() {
             entry.stamp.sequence = UNSTAMPED;
             return permit.finish(FetchOutcome::Validated(Arc::new(entry)));
-        };
-        let key = lookup.cache_key.hash;
-        let entry = entry(register, value, asked, &Lookup { view: Some(view), ..lookup });
-        let place =
-            Placement { hash: key, label: label(register), keep: Duration::from_secs(60), compress_above: None };
+        }
+        let place = placement(&read);
         permit.finish(FetchOutcome::Validated(Arc::new(entry.clone())));
         let entry = self.cache.store_in_memory(entry, &place);
         permit.close();
         self.cache.store_shared(&entry, &place).await;
+    }
+
+    /// Fields that say where an entry comes from. Entries that clients caused have none.
+    fn origin(&self, origin: Origin) -> HeaderMap {
+        let word = match origin {
+            Origin::Read => return HeaderMap::new(),
+            Origin::Write => "write",
+            Origin::Warming => "warming",
+            Origin::Prefetch => "prefetch",
+        };
+        let by = HeaderValue::from_str(self.name()).unwrap();
+        HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(word)), (ORIGIN_PROXY, by)])
     }
 }
 
@@ -416,26 +603,50 @@ impl Proxy {
     }
 
     async fn carry_out(self: Arc<Proxy>, write: Write) -> End {
-        let Settings { on_outage, patience, .. } = self.site.settings;
-        let tags = Site::invalidated(&write.target);
+        let Settings { on_outage, patience, mode, .. } = self.site.settings;
+        let rules = self.site.rules;
+        let tags = rules.map_or_else(|| Site::invalidated(&write.target), |rules| rules.intent(write.form));
         let intent = Intent { id: format!("w{}", self.site.world.number()).into(), tags };
         let announced = self.cache.announce(&intent, patience).await;
         if announced.is_err() && on_outage == OnOutage::Refuse {
             self.site.world.count("refused");
             return End::Unacknowledged;
         }
-        let registers = self.site.changed(&write.target);
-        let (values, is_answered) = match self.announced(&intent, self.site.upstream.write(registers)).await {
-            Written::Done(values) => (values, true),
-            Written::Unanswered(values) => (values, false),
+        let before = announced.ok().flatten();
+        let registers = match rules {
+            Some(_) => self.site.changed_by(write.form),
+            None => self.site.changed(&write.target),
+        };
+        let only_if = rules.and_then(|_| write.form.only_if());
+        let sent = self.site.upstream.write(registers, only_if);
+        let (values, shown) = match self.announced(&intent, sent).await {
+            Written::Done(values, shown) => (values, Some(shown)),
+            Written::Unanswered(values) => (values, None),
             Written::Refused | Written::Unreachable => {
                 self.cache.withdraw(&intent).await;
                 return End::Unacknowledged;
             }
         };
-        let what = write.invalidating(is_answered);
-        let mut delivered =
-            self.cache.invalidate_for(&what, Some(&intent), OriginKind::Write.into()).await.taken.is_some();
+        let is_answered = shown.is_some();
+        let Ruling { mut what, refresh, .. } = match rules {
+            Some(rules) => self.ruling(rules, write.form, is_answered),
+            None => Ruling { what: write.invalidating(is_answered), ..Ruling::default() },
+        };
+        // The tags are held from here until the response is stored.
+        let through = rules
+            .and_then(|rules| rules.written_through(write.form))
+            .zip(shown)
+            .filter(|_| what.may_stamp_answer() && mode != Coherence::Eventual);
+        let through = through.map(|(read, shown)| {
+            what.watched.clone_from(&read.tags);
+            let hold = self.cache.memory().hold(&read.tags);
+            (read, shown, hold)
+        });
+        let taken = self.cache.invalidate_for(&what, Some(&intent), OriginKind::Write.into()).await.taken;
+        let mut delivered = taken.is_some();
+        if delivered {
+            self.prefetch(&refresh);
+        }
         let carried = self.site.world.invalidation(&intent.id);
         let grace = carried.zip(write.grace.filter(|_| is_answered));
         if !delivered && on_outage == OnOutage::Refuse {
@@ -445,7 +656,38 @@ impl Proxy {
             }
         }
         self.acknowledge(values, delivered, grace);
+        if let Some((read, shown, hold)) = through {
+            match before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before)) {
+                Some(stamp) => drop(self.spawn(Arc::clone(&self).store_answer(read, shown, stamp, hold))),
+                None => self.site.world.count("another write between a write and its answer"),
+            }
+        }
         End::Acknowledged
+    }
+
+    fn ruling(&self, rules: &Rules, form: Form, is_answered: bool) -> Ruling {
+        let ruling = rules.carried_out(form, is_answered);
+        for why in &ruling.unresolved {
+            self.site.world.count(match why {
+                Unresolved::Missing => "value missing",
+                Unresolved::WrongType => "value of the wrong type",
+                Unresolved::Malformed => "content malformed",
+                _ => "content not received",
+            });
+        }
+        ruling
+    }
+
+    /// Stores the response to a write when the client has received it.
+    async fn store_answer(self: Arc<Proxy>, read: Read, value: Value, stamp: Stamp, hold: Hold) {
+        tokio::time::sleep(self.site.world.millis(0, 20)).await;
+        let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
+        let entry = entry(&read, (StatusCode::OK, value), asked, Some(stamp), self.origin(Origin::Write));
+        let place = placement(&read);
+        self.site.world.count("stored the response to a write");
+        let entry = self.cache.store_in_memory(entry, &place);
+        drop(hold);
+        self.cache.store_shared(&entry, &place).await;
     }
 
     async fn announced<T>(&self, intent: &Intent, write: impl Future<Output = T>) -> T {
@@ -459,10 +701,10 @@ impl Proxy {
         }
     }
 
-    /// What was not delivered is promised to readers of this proxy alone, until it is; but to all where the store is away for
-    /// all: while it is nobody serves anything stored, and afterwards not before this is delivered. Where writes do not wait, others
-    /// may show what was before for one lease. A soft write promises when its grace is over; if it is not known to have been
-    /// carried out, it was invalidating when it was delivered. An upstream that lags promises nothing yet.
+    /// Raises what reads must show. An undelivered write binds readers of this proxy alone, until it is delivered; where the store is away
+    /// for all proxies it binds all readers, since no proxy serves anything stored until this is delivered. With `eventual`, readers of
+    /// other proxies may get what was before for one lease. A soft write binds when its grace is over; if the store is not known to have
+    /// taken it, it was hard when it was delivered. Where upstream lags, nothing binds yet.
     fn acknowledge(self: &Arc<Proxy>, values: Values, delivered: bool, grace: Option<(Carried, Duration)>) {
         let (site, proxy) = (Arc::clone(&self.site), Arc::clone(self));
         site.world.tell(|| {
@@ -500,7 +742,7 @@ impl Proxy {
             }
             site.acknowledged.raise(&values);
         };
-        // Who has the store's word needs this proxy no more.
+        // What the store has confirmed does not depend on this proxy any more.
         if delivered { drop(tokio::spawn(promise)) } else { drop(self.spawn(promise)) }
     }
 }
@@ -510,6 +752,27 @@ const EXPIRED: f64 = 0.08;
 
 /// In place of the stamp of a response that was fetched while the store was away.
 const UNSTAMPED: u64 = u64::MAX;
+
+/// How a read ends that upstream refuses.
+const REFUSED: &str = "refused by upstream";
+
+/// The fields of an entry that say what caused it, and in which proxy.
+const ORIGIN: HeaderName = HeaderName::from_static("x-origin");
+const ORIGIN_PROXY: HeaderName = HeaderName::from_static("x-origin-proxy");
+
+/// What caused an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Read,
+    Write,
+    Warming,
+    Prefetch,
+}
+
+fn placement(read: &Read) -> Placement {
+    let keep = Duration::from_secs(60);
+    Placement { hash: read.key.hash, label: read.label.clone(), keep, compress_above: None }
+}
 
 fn label(register: Register) -> String {
     format!("reg{}:{register}", register % 2)
@@ -528,12 +791,16 @@ fn value_in(entry: &Entry) -> Value {
     Value::from_be_bytes(body[..].try_into().expect("as it was written"))
 }
 
-/// A response that names a group beside the tags of its request.
-fn entry(register: Register, value: Value, asked: std::time::SystemTime, lookup: &Lookup) -> Entry {
-    let stamp = lookup
-        .view
-        .map_or(larder::marks::Stamp { epoch: larder::marks::Epoch(0), sequence: 0 }, |view| view.stamp);
-    let tags: Vec<Tag> = Site::tags(register).into_iter().chain([Site::group()]).collect();
+/// A response that names a group, if there is one, beside the tags of its request.
+fn entry(
+    read: &Read,
+    (status, value): (StatusCode, Value),
+    asked: SystemTime,
+    stamp: Option<Stamp>,
+    headers: HeaderMap,
+) -> Entry {
+    let stamp = stamp.unwrap_or(Stamp { epoch: Epoch(0), sequence: 0 });
+    let tags: Vec<Tag> = read.tags.iter().chain(&read.group).cloned().collect();
     let freshness = Freshness {
         request_time: asked,
         response_time: asked,
@@ -547,20 +814,15 @@ fn entry(register: Register, value: Value, asked: std::time::SystemTime, lookup:
         stale_if_unreachable: Duration::ZERO,
     };
     let response = Response {
-        status: StatusCode::OK,
-        headers: HeaderMap::new(),
+        status,
+        headers,
         body: Bytes::copy_from_slice(&value.to_be_bytes()),
         freshness,
         for_credentials: false,
         consumed: false,
         said: None,
     };
-    Entry {
-        text: lookup.cache_key.text.as_str().into(),
-        stamp,
-        tags: tags.into(),
-        content: Content::Response(response),
-    }
+    Entry { text: read.key.text.as_str().into(), stamp, tags: tags.into(), content: Content::Response(response) }
 }
 
 /// What stops the tasks of a process.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::requests::{Cookie, Question};
 use super::world::World;
 
 pub type Register = usize;
@@ -25,9 +26,20 @@ pub struct Upstream {
     slowness: u64,
 }
 
+/// What upstream answers to a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Value(Value),
+    /// The caller may read.
+    Granted,
+    /// The caller may not.
+    Refused,
+}
+
 /// What upstream answers to a write.
 pub enum Written {
-    Done(Values),
+    /// The last is the value in the answer: that of the first register after this write, or after later ones.
+    Done(Values, Value),
     /// It changed nothing.
     Refused,
     /// It was carried out, and the answer was lost.
@@ -55,16 +67,32 @@ impl Upstream {
         self.values.lock().unwrap()[register]
     }
 
-    /// What a register holds at some moment between the question and the answer; `None` if there is no answer.
-    pub async fn fetch(&self, register: Register) -> Option<Value> {
+    /// What upstream has at some moment between the question and the answer; `None` if there is no answer.
+    pub async fn ask(&self, question: Question) -> Option<Answer> {
         let (there, back) = self.ways();
         sleep(there).await;
+        let answer = match question {
+            Question::Value(register) => Answer::Value(self.read(register)),
+            Question::ValueFor(_, cookie) | Question::Check(cookie) if !self.is_of_session(cookie) => {
+                Answer::Refused
+            }
+            Question::ValueFor(register, _) => Answer::Value(self.read(register)),
+            Question::Check(_) => Answer::Granted,
+        };
+        sleep(back).await;
+        (!self.world.happens(0.03)).then_some(answer)
+    }
+
+    fn read(&self, register: Register) -> Value {
         let value = if self.lag.is_zero() { self.value(register) } else { self.replicated(register) };
         if value < self.value(register) {
             self.world.count("lagging answer");
         }
-        sleep(back).await;
-        (!self.world.happens(0.03)).then_some(value)
+        value
+    }
+
+    fn is_of_session(&self, cookie: Cookie) -> bool {
+        self.value(cookie.session) == cookie.version
     }
 
     /// The longest that [`Upstream::write`] takes.
@@ -72,8 +100,8 @@ impl Upstream {
         Duration::from_millis(2 * self.slowness)
     }
 
-    /// Counts these registers up.
-    pub async fn write(&self, registers: Vec<Register>) -> Written {
+    /// Counts these registers up; if `only_if` says so, only while a register has this value.
+    pub async fn write(&self, registers: Vec<Register>, only_if: Option<(Register, Value)>) -> Written {
         if self.world.happens(0.02) {
             return Written::Unreachable;
         }
@@ -87,12 +115,20 @@ impl Upstream {
                 let _ = give.send(Written::Refused);
                 return;
             }
+            let is_refused = only_if.is_some_and(|(register, value)| values.lock().unwrap()[register] != value);
+            if is_refused {
+                let _ = give.send(Written::Refused);
+                return;
+            }
             let written = count_up(&mut values.lock().unwrap(), &registers);
             log.lock().unwrap().push((Instant::now(), written.clone()));
             world.tell(|| format!("upstream: {written:?}"));
             sleep(back).await;
             let is_lost = world.happens(0.05);
-            let _ = give.send(if is_lost { Written::Unanswered(written) } else { Written::Done(written) });
+            // Some APIs answer with what they have written, others read it again.
+            let again = written.len() % 2 == 1 && written[0].1.is_multiple_of(2);
+            let shown = if again { values.lock().unwrap()[written[0].0] } else { written[0].1 };
+            let _ = give.send(if is_lost { Written::Unanswered(written) } else { Written::Done(written, shown) });
         });
         take.await.unwrap_or(Written::Refused)
     }

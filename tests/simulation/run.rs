@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use larder::config::{Coherence, OnOutage};
+use larder::warm::plan::{LEASE, RENEWAL};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
@@ -14,7 +16,9 @@ use tokio::time::{sleep, timeout};
 use super::chaos::{Chaos, Fleet, Kind, Scenario};
 use super::proxy::{End, Proxy, Settings, Site, Target, Write};
 use super::registers::{Floor, Upstream};
+use super::requests::{self, Content, Cookie, Form, Request, Rules};
 use super::server::Flaw;
+use super::warming;
 use super::world::World;
 
 /// The outcome of a run.
@@ -81,6 +85,9 @@ impl Clients {
     }
 }
 
+/// Seeds from here on are of runs whose proxies have rules ([`super::requests`]).
+pub const WITH_RULES: u64 = 1_000_000_000;
+
 /// Graces of soft rules, milliseconds.
 const GRACES: [u64; 4] = [1, 50, 300, 1500];
 
@@ -113,18 +120,30 @@ impl Run {
         let mut kinds: Vec<Kind> =
             any.chain(its_own.iter().copied()).filter(|kind| waits || !kind.needs_proof()).collect();
         if scenario == Scenario::OutageForAll && world.happens(0.5) {
-            // A proxy that is gone is awaited after each outage, so that all is well again late.
+            // The others wait for a killed proxy after each outage, so that hits return late.
             kinds.retain(|kind| *kind != Kind::Replaced);
         }
         let settings = settings(world, scenario, slowness, waits);
         let proxies = match scenario {
-            // The more there are the longer it takes until nobody is awaited any more.
+            // The more proxies there are, the longer it takes until none is waited for.
             Scenario::OutageForAll | Scenario::SyncLeftBehind => *world.pick(&[2, 2, 3, 4]),
             _ => *world.pick(&[2, 3, 4]),
         };
-        let upstream = Upstream::new(world, registers, slowness, settings.lag);
-        let acknowledged = Floor::new(registers);
-        let site = Arc::new(Site { world: Arc::clone(world), upstream, acknowledged, settings, registers });
+        let rules = (seed >= WITH_RULES).then(Rules::get);
+        let (callers, warms) = match rules {
+            Some(_) => (*world.pick(&[1, 2]), world.happens(0.5)),
+            None => (0, false),
+        };
+        if warms {
+            warming::prepare(world);
+        }
+        // Rules say themselves what is repeated.
+        let settings = Settings { lag: if rules.is_some() { Duration::ZERO } else { settings.lag }, ..settings };
+        let upstream = Upstream::new(world, registers + callers, slowness, settings.lag);
+        let acknowledged = Floor::new(registers + callers);
+        let world_of = Arc::clone(world);
+        let site = Site { world: world_of, upstream, acknowledged, settings, registers, callers, rules, warms };
+        let site = Arc::new(site);
         if settings.leases_differ {
             world.count("leases differ");
         }
@@ -134,6 +153,8 @@ impl Run {
             pause: *world.pick(&[60, 150, 400]),
             lasts: match scenario {
                 Scenario::OutageForAll | Scenario::SyncLeftBehind => world.millis(5000, 8000),
+                // A table runs by the clock only after two seconds.
+                _ if warms => world.millis(3000, 7000),
                 _ => world.millis(1000, 3000),
             },
             clients: Clients::of(scenario, world),
@@ -152,14 +173,14 @@ impl Run {
         if self.kinds.is_empty() {
             sleep(self.lasts).await;
         } else {
-            let _ = timeout(self.lasts, chaos.reign(self.pause)).await;
+            let _ = timeout(self.lasts, chaos.inject(self.pause)).await;
         }
         chaos.outlast().await;
         chaos.end();
         // Clients have stopped to begin anything by now.
         let comes_to_an_end = async { while clients.join_next().await.is_some() {} };
         if timeout(self.longest_write(), comes_to_an_end).await.is_err() {
-            self.world.accuse("a request does not come to an end although all is well".to_owned());
+            self.world.accuse("a request does not come to an end after all faults have ended".to_owned());
         }
         self.aftermath().await;
         self.count_what_the_server_saw();
@@ -179,7 +200,7 @@ impl Run {
                 }
                 let Some(proxy) = fleet.proxy(chance.random_range(0..fleet.places())) else { continue };
                 if reads {
-                    proxy.read(chance.random_range(0..site.registers)).await;
+                    proxy.read(request(&mut chance, &site)).await;
                 } else {
                     proxy.write(write(&mut chance, &site, soft)).await;
                     sleep(Duration::from_millis(chance.random_range(0..=4 * rest))).await;
@@ -203,19 +224,26 @@ impl Run {
         }
         self.intents_come_to_an_end().await;
         if self.every_write_shows_in_the_end() {
-            self.everything_is_shown("although nobody acknowledged it").await;
+            self.everything_is_shown("although its write was not acknowledged").await;
         }
         self.a_write_goes_through().await;
         self.everything_is_shown("after the last write").await;
         sleep(lease * 2 + limit * 4 + RETURN).await;
         self.memory_is_used().await;
+        if self.site.rules.is_some() && self.site.settings.mode != Coherence::Eventual {
+            self.responses_to_writes_are_served().await;
+        }
+        if self.site.warms {
+            self.one_proxy_warms().await;
+        }
         let (members, proxies) = (self.world.server().sizes().0, self.fleet.all().len());
         if members > proxies {
             self.world.accuse(format!("{members} members, and {proxies} proxies"));
         }
     }
 
-    /// Who repeats a write itself does so within this time, too. With nothing to be repeated for, they may be fewer before.
+    /// A proxy that repeats a write without an intent in the store does so within this time, too. The function returns earlier if no
+    /// write is to be repeated.
     async fn intents_come_to_an_end(&self) {
         let Settings { lease, limit, lag, .. } = self.site.settings;
         let is_done = async {
@@ -227,7 +255,7 @@ impl Run {
             }
         };
         let is_late = timeout(self.longest_again() + self.world.was_set_back(), is_done).await.is_err();
-        // Who carried one out has told nobody yet.
+        // The proxy that carried out the last one has not sent the others a message yet.
         sleep(lease * 2 + limit * 4).await;
         let intents = self.world.server().sizes().1;
         if is_late && intents > 0 {
@@ -251,24 +279,25 @@ impl Run {
         for _ in 0..20 {
             let proxy = Arc::clone(self.world.pick(&self.fleet.all()));
             let again = Some(self.site.settings.lag).filter(|lag| !lag.is_zero());
-            let write = proxy.write(Write { target: Target::Everything, grace: None, again });
+            let write = proxy.write(Write { again, ..Write::hard(Target::Everything) });
             match timeout(self.longest_write(), write).await {
                 Ok(End::Acknowledged) => {
                     let repeated = again.map_or(Duration::ZERO, |_| self.longest_again());
                     return sleep(self.site.settings.lease * 2 + repeated).await;
                 }
                 Ok(End::Unacknowledged) => {}
-                Err(_) => self.world.accuse("a write is not answered although all is well".to_owned()),
+                Err(_) => self.world.accuse("a write is not answered after all faults have ended".to_owned()),
             }
         }
-        self.world.accuse("no write is acknowledged although all is well".to_owned());
+        self.world.accuse("no write is acknowledged after all faults have ended".to_owned());
     }
 
     async fn everything_is_shown(&self, when: &str) {
         for proxy in self.fleet.all() {
-            for register in 0..self.site.registers {
+            for request in self.site.requests() {
+                let register = request.register();
                 let newest = self.site.upstream.value(register);
-                let value = Arc::clone(&proxy).read(register).await;
+                let value = Arc::clone(&proxy).read(request).await;
                 if value.is_some_and(|value| value != newest) {
                     let (name, value) = (proxy.name(), value.unwrap_or_default());
                     self.world
@@ -278,11 +307,62 @@ impl Run {
         }
     }
 
+    /// With `write_through` a read through any proxy is answered with the response to the write before it.
+    async fn responses_to_writes_are_served(&self) {
+        const SERVED: [&str; 2] =
+            ["served the response to a write", "served the response to a write through another proxy"];
+        let limit = self.site.settings.limit;
+        let before = self.counted(&SERVED);
+        // Upstream may refuse, and entries may have expired.
+        for _ in 0..10 {
+            let [proxy, other] = [(); 2].map(|()| Arc::clone(self.world.pick(&self.fleet.all())));
+            if proxy.write(Write::hard(Target::One(0))).await == End::Acknowledged {
+                sleep(limit * 2 + Duration::from_millis(50)).await;
+                other.read(Request::Path(0)).await;
+            }
+            if self.counted(&SERVED) > before {
+                return;
+            }
+        }
+        self.world
+            .accuse("no read is answered with the response to a write after all faults have ended".to_owned());
+    }
+
+    /// One proxy holds the lease, and fetches again what a write has invalidated; the others serve it.
+    async fn one_proxy_warms(&self) {
+        const SERVED: [&str; 2] = ["served what was warmed", "served what another proxy warmed"];
+        sleep(LEASE + RENEWAL * 2 + self.world.was_set_back()).await;
+        let proxies = self.fleet.all();
+        let holders = proxies.iter().filter(|proxy| proxy.warming.is_ours()).count();
+        if holders != 1 {
+            self.world.accuse(format!("{holders} proxies hold the lease for warming after all faults have ended"));
+        }
+        let fetches = || proxies.iter().map(|proxy| proxy.warming.fetches.load(SeqCst)).collect::<Vec<u64>>();
+        let (before, served) = (fetches(), self.counted(&SERVED));
+        self.a_write_goes_through().await;
+        sleep(RENEWAL + Duration::from_secs(1) + self.site.upstream.limit() * 2).await;
+        for ((proxy, before), after) in proxies.iter().zip(before).zip(fetches()) {
+            if proxy.warming.is_ours() != (after > before) {
+                let (name, count) = (proxy.name(), after - before);
+                self.world
+                    .accuse(format!("{name} has begun {count} fetches for warming after all faults have ended"));
+            }
+        }
+        self.everything_is_shown("after the last run of warming").await;
+        if self.counted(&SERVED) == served {
+            self.world.accuse("nothing that was warmed is served after all faults have ended".to_owned());
+        }
+    }
+
     async fn memory_is_used(&self) {
         for proxy in self.fleet.all() {
             let has_lease = self.site.settings.mode != Coherence::Strict;
             if proxy.holds_lease() != has_lease {
-                self.world.accuse(format!("{}: lease held: {} although all is well", proxy.name(), !has_lease));
+                self.world.accuse(format!(
+                    "{}: lease held: {} after all faults have ended",
+                    proxy.name(),
+                    !has_lease
+                ));
             }
             self.is_hit_in_the_end(&proxy).await;
         }
@@ -291,16 +371,20 @@ impl Run {
     async fn is_hit_in_the_end(&self, proxy: &Arc<Proxy>) {
         let before = self.hits();
         for _ in 0..5 {
-            Arc::clone(proxy).read(0).await;
+            Arc::clone(proxy).read(self.site.requests()[0]).await;
         }
         if self.hits() == before {
-            self.world.accuse(format!("{} has no hits although all is well", proxy.name()));
+            self.world.accuse(format!("{} has no hits after all faults have ended", proxy.name()));
         }
     }
 
     fn hits(&self) -> u64 {
+        self.counted(&["memory hit", "asked hit"])
+    }
+
+    fn counted(&self, events: &[&str]) -> u64 {
         let counts = self.world.counts();
-        ["memory hit", "asked hit"].iter().filter_map(|hit| counts.get(hit)).sum()
+        events.iter().filter_map(|event| counts.get(event)).sum()
     }
 
     fn count_what_the_server_saw(&self) {
@@ -342,7 +426,7 @@ fn settings(world: &World, scenario: Scenario, slowness: u64, waits: bool) -> Se
         lease: world.millis(100, 800),
         leases_differ: world.happens(0.3),
         waits,
-        // Who carries out what another has left undone comes after that: it repeats nothing.
+        // A proxy that carries out another's intent does so later than this, and repeats nothing.
         lag: if world.happens(0.15) { limit * 2 } else { Duration::ZERO },
         limit,
         // Which tags share one of some slots is a secret of each process: it would be another in each run of a seed.
@@ -379,7 +463,61 @@ const MANY_SLOTS: usize = 1 << 16;
 /// The longest time after which a write is repeated, where upstream does not lag.
 const LONGEST_AGAIN: Duration = Duration::from_millis(700);
 
+/// A client's read.
+fn request(chance: &mut StdRng, site: &Site) -> Request {
+    let register = chance.random_range(0..site.registers);
+    if site.rules.is_none() {
+        return Request::Plain(register);
+    }
+    match chance.random_range(0..10) {
+        0..4 => Request::Path(register),
+        4..6 => Request::Query(register),
+        _ => {
+            let session = session(chance, site);
+            let present = site.upstream.value(session);
+            let version = match chance.random_range(0..10) {
+                // From before the last logout.
+                0..3 => present.saturating_sub(1),
+                3 => NEVER,
+                _ => present,
+            };
+            Request::Account(register, Cookie { session, version })
+        }
+    }
+}
+
+/// The version in a cookie that upstream never gave out.
+const NEVER: u64 = 1 << 40;
+
+fn session(chance: &mut StdRng, site: &Site) -> usize {
+    site.registers + chance.random_range(0..site.callers)
+}
+
+/// A client's write in runs with rules.
+fn ruled_write(chance: &mut StdRng, site: &Site, soft: f64) -> Write {
+    let register = chance.random_range(0..site.registers);
+    let content = Content::ALL[chance.random_range(0..Content::ALL.len())];
+    let form = match chance.random_range(0..20) {
+        _ if chance.random_bool(soft / 2.0) => Form::Soft(register),
+        0..9 => Form::Path(register),
+        9..12 => Form::Body(register, content, chance.random_bool(0.5)),
+        12..14 => Form::Response(register, content),
+        14 => Form::Again(register),
+        15 => Form::Everything,
+        16 => Form::Rights(session(chance, site)),
+        _ => {
+            let session = session(chance, site);
+            Form::Logout(Cookie { session, version: site.upstream.value(session) })
+        }
+    };
+    let grace = matches!(form, Form::Soft(_)).then_some(requests::GRACE);
+    Write { grace, form, ..Write::hard(Target::One(register)) }
+}
+
 fn write(chance: &mut StdRng, site: &Site, soft: f64) -> Write {
+    if site.rules.is_some() {
+        return ruled_write(chance, site, soft);
+    }
     let target = target(chance, site.registers);
     let lag = site.settings.lag;
     let is_soft = chance.random_bool(soft);
@@ -390,7 +528,7 @@ fn write(chance: &mut StdRng, site: &Site, soft: f64) -> Write {
         0 => Duration::from_millis([50, 700][chance.random_range(0..2)]),
         lag => Duration::from_millis(lag),
     });
-    Write { target, grace, again }
+    Write { grace, again, ..Write::hard(target) }
 }
 
 fn target(chance: &mut StdRng, registers: usize) -> Target {

@@ -39,7 +39,7 @@ pub struct World {
     /// It may be set back yet.
     clock_goes_back: AtomicBool,
     links: Mutex<Vec<Weak<Link>>>,
-    /// What new links meet: outages that everybody has.
+    /// How new links behave: outages for all proxies concern them too.
     conduct: Mutex<Conduct>,
     trace: Option<Mutex<Vec<String>>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    /// The run of the server that was deposed, while somebody reaches it.
+    /// The run of the server that was deposed, while a proxy reaches it.
     pub fn deposed(&self) -> Option<u64> {
         self.deposed.lock().unwrap().as_ref().map(|server| server.run)
     }
@@ -139,7 +139,7 @@ impl World {
         *self.followed.lock().unwrap() == Some(run)
     }
 
-    pub fn is_followed_by_nobody(&self) -> bool {
+    pub fn has_no_follower(&self) -> bool {
         self.followed.lock().unwrap().is_none()
     }
 
@@ -158,7 +158,7 @@ impl World {
         self.invalidated.lock().unwrap().remove(intent)
     }
 
-    /// Waits until a grace that began then is over by everybody's clock. The server's, set back, makes it so much longer, and
+    /// Waits until a grace that began then is over by all clocks. The server's, set back, makes it so much longer, and
     /// gives one that was over another end; what that is, is known when the clock is set no more.
     pub async fn outlive(&self, carried: Carried, grace: Duration) {
         loop {
@@ -184,7 +184,7 @@ impl World {
         probability > 0.0 && self.draw(|chance| chance.random_bool(probability))
     }
 
-    /// Chance of somebody's own, so that it does not matter who comes first of those who come at the same time.
+    /// A random generator for one proxy or client, so that the order of those that draw at the same time does not matter.
     pub fn own_chance(&self) -> StdRng {
         self.draw(|chance| StdRng::seed_from_u64(chance.random()))
     }
@@ -258,7 +258,7 @@ impl World {
         self.links.lock().unwrap().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Has everything that was published sent to everybody who listens to that server.
+    /// Sends everything that was published to all links to that server.
     pub fn pass_on(&self) {
         let take = |server: &mut Server| (server.run, std::mem::take(&mut server.published));
         let deposed = self.deposed.lock().unwrap().as_mut().map(take);

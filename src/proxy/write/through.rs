@@ -104,8 +104,7 @@ impl Candidate {
             StatusCode::CREATED => is_update,
             _ => false,
         };
-        // Soft and delayed invalidations allow older responses for a while, so that nothing shows how old this one is.
-        let is_exact = what.soft.is_empty() && what.again.is_empty() && !is_eventual(running);
+        let is_exact = what.may_stamp_answer() && !is_eventual(running);
         if !has_status || !is_exact || !is_representation(running, http, answer, is_update) {
             return None;
         }
