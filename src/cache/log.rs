@@ -148,7 +148,9 @@ impl Cache {
                     }
                 }
                 LogContent::Waits(text) => {
-                    waits(text).iter().for_each(|(id, wait_ms)| self.log.events.waited(id, *wait_ms));
+                    // Those of this proxy were told with their records.
+                    let waits = waits(text).into_iter().filter(|(id, _)| !self.log.is_recent(id));
+                    waits.for_each(|(id, wait_ms)| self.log.events.waited(&id, wait_ms));
                 }
             }
         }

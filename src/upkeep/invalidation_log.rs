@@ -330,6 +330,11 @@ impl InvalidationLog {
         lock(&self.recent).iter().rev().cloned().collect()
     }
 
+    /// Whether the record with this id is among them.
+    pub fn is_recent(&self, id: &str) -> bool {
+        lock(&self.recent).iter().any(|record| record.id == id)
+    }
+
     /// Waits until there is something to send.
     pub async fn has_unsent(&self) {
         while lock(&self.unsent).is_empty() {

@@ -192,7 +192,8 @@ fn server_errors_are_not_stored(tier: Tier) {
 fn an_entry_expires(tier: Tier) {
     let site = Site::start(tier, RULES);
     // On a busy machine a response may be stale when it comes, and is not stored.
-    let stored = || Some(site.get("/brief")).filter(|response| response.is("stored")).map(|response| response.text());
+    let stored =
+        || Some(site.get("/brief")).filter(|response| response.is("stored")).map(|response| response.text());
     let first = eventually_some("an entry is stored", stored);
     eventually("the entry has expired", || stored().is_some_and(|next| next != first));
 }
