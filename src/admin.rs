@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -40,7 +39,10 @@ use crate::running::Running;
 use crate::tokens::{self, WrongTokens};
 
 pub mod auth;
+pub mod bypass;
+pub mod caller;
 pub mod dashboard;
+pub mod entries;
 pub mod events;
 pub mod explain;
 pub mod exposition;
@@ -49,10 +51,10 @@ pub mod fleet;
 pub mod health;
 pub mod history;
 pub mod index;
+pub mod invalidate;
 pub mod key_stats;
 pub mod log;
 pub mod openapi;
-pub mod origin;
 pub mod purge;
 pub mod refusal;
 pub mod report;
@@ -68,7 +70,6 @@ pub mod warm;
 pub mod writes;
 
 use auth::AdminCaller;
-use origin::Operator;
 use refusal::Refusal;
 use routes::Routes;
 use state::AdminState;
@@ -215,7 +216,8 @@ fn router(running: Arc<Running>) -> Router {
     let (router, document) = openapi::router().split_for_parts();
     let routes = Arc::new(Routes::of(&document));
     // Every part of it can be written as JSON.
-    let description = document.to_pretty_json().unwrap_or_default();
+    let json = |document: &utoipa::openapi::OpenApi| document.to_pretty_json().unwrap_or_default();
+    let descriptions = [json(&document), json(&openapi::without_tokens(document))];
     let gate = Gate {
         wrong_tokens: WrongTokens::new(Instant::now()),
         running: Arc::clone(&running),
@@ -226,7 +228,7 @@ fn router(running: Arc<Running>) -> Router {
         .route_layer(middleware::from_fn_with_state(Arc::clone(&routes), unknown::refuse))
         .fallback(index::unknown)
         .method_not_allowed_fallback(index::wrong_method)
-        .with_state(Arc::new(AdminState::new(running, routes, description)))
+        .with_state(Arc::new(AdminState::new(running, routes, descriptions)))
         .layer(middleware::from_fn_with_state(Arc::new(gate), pass))
         // Outermost: its files need no token.
         .layer(middleware::from_fn(dashboard::serve))
@@ -252,14 +254,19 @@ impl Gate {
         self.routes.is_open(request.method(), request.uri().path())
     }
 
-    /// The role of the caller.
+    /// The caller.
     fn decide(&self, request: &Request) -> Result<AdminCaller, auth::Denied> {
         if self.is_open(request) {
             return Ok(AdminCaller::Anyone);
         }
         let client = client(request);
-        let decided = auth::decide(&self.running.tokens, request.method(), request.uri(), request.headers());
-        match decided {
+        let live = self.running.live();
+        let access = auth::Access { tokens: &self.running.tokens, hosts: &live.admin_hosts };
+        let route = request.extensions().get::<MatchedPath>();
+        let route = route.and_then(|route| self.routes.find(request.method(), route.as_str()));
+        let is_of_families = route.is_some_and(|route| route.access == routes::Access::Families);
+        let decided = access.decide(request.method(), request.uri(), request.headers(), is_of_families);
+        match &decided {
             Err(auth::Denied::WrongToken) => {
                 self.running.metrics.admin_wrong_tokens.inc();
                 self.wrong_tokens.note_wrong(client, Instant::now());
@@ -271,7 +278,7 @@ impl Gate {
     }
 
     fn refuse(&self, request: &Request, denied: auth::Denied) -> Response {
-        let (role, is_guess) = (denied.label(), denied == auth::Denied::WrongToken);
+        let (caller, is_guess) = (denied.caller(), denied == auth::Denied::WrongToken);
         let response = Refusal::from(denied).into_response();
         // Wrong tokens must not fill the log.
         if (is_guess || !request.method().is_safe())
@@ -287,7 +294,7 @@ impl Gate {
                 );
             }
             if !request.method().is_safe() {
-                log(request, role, response.status());
+                log(&AuditLine::of(request), caller.as_ref(), response.status());
             }
         }
         response
@@ -298,7 +305,7 @@ fn client(request: &Request) -> Client {
     request.extensions().get::<Peer>().map_or(Client::LARDER, |peer| Client::at(peer.0.ip()))
 }
 
-async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     if gate.is_delayed(&request) {
         // Its connection may be closed meanwhile.
         tokio::time::sleep(tokens::DELAY).await;
@@ -310,6 +317,8 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
     if caller == AdminCaller::Anyone {
         return finish(next.run(request).await);
     }
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    request.extensions_mut().insert(auth::Caller { caller: caller.clone(), peer });
     let _busy: Option<Busy> = request.extensions().get::<Arc<ClientConn>>().map(ClientConn::begin);
     let done = if request.method().is_safe() {
         AbortOnDropHandle::new(gate.work.spawn(next.run(request))).await
@@ -321,25 +330,43 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
 }
 
 async fn change(request: Request, next: Next, caller: AdminCaller) -> Response {
-    let (parts, body) = request.into_parts();
-    let told = Request::from_parts(parts.clone(), Body::empty());
-    let peer = told.extensions().get::<Peer>().map(|peer| peer.0);
-    let operator = Operator { token: caller.label().to_owned(), peer };
-    let response = origin::on_behalf_of(operator, next.run(Request::from_parts(parts, body))).await;
-    log(&told, caller.label(), response.status());
+    let line = AuditLine::of(&request);
+    let response = next.run(request).await;
+    log(&line, Some(&caller), response.status());
     response
 }
 
-/// Logs each attempt to change something. Without the query, which may hold a token.
-fn log(request: &Request, role: &'static str, status: StatusCode) {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+/// What is logged of a request that changes something. Without the query, which may hold a token.
+struct AuditLine {
+    method: http::Method,
+    route: Option<MatchedPath>,
+    path: String,
+    peer: Option<SocketAddr>,
+}
+
+impl AuditLine {
+    fn of(request: &Request) -> AuditLine {
+        AuditLine {
+            method: request.method().clone(),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            path: request.uri().path().to_owned(),
+            peer: request.extensions().get::<Peer>().map(|peer| peer.0),
+        }
+    }
+}
+
+/// Logs each attempt to change something. `caller`: none if the request has no token that is known.
+fn log(line: &AuditLine, caller: Option<&AdminCaller>, status: StatusCode) {
     tracing::info!(
         target: "larder::admin",
-        method = %request.method(),
-        path = request.uri().path(),
-        role,
-        peer = peer.map(tracing::field::display),
+        method = %line.method,
+        route = line.route.as_ref().map(MatchedPath::as_str),
+        path = line.path,
+        token = caller.and_then(AdminCaller::token).map(|token| token.name.as_str()),
+        role = caller.map_or("none", AdminCaller::role),
+        peer = line.peer.map(tracing::field::display),
         status = status.as_u16(),
+        outcome = if status.is_success() { "done" } else { "refused" },
         "admin request"
     );
 }

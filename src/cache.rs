@@ -29,6 +29,7 @@ use crate::upkeep::hot::Hot;
 use crate::upkeep::invalidation_log::InvalidationLog;
 use crate::upkeep::sweeper;
 
+pub mod catalog;
 pub mod inspect;
 pub mod invalidate;
 pub mod log;

@@ -13,6 +13,7 @@ mod check;
 mod explain;
 mod healthcheck;
 mod serve;
+mod token;
 mod warm;
 
 /// A caching reverse proxy whose cached responses are never older than the last acknowledged write.
@@ -33,6 +34,8 @@ enum Command {
     Explain(ExplainArguments),
     /// Have a running Larder fetch what [[warm]] names.
     Warm(WarmArguments),
+    /// Make a token for the admin, and the digest of it for the rules file.
+    Token(TokenArguments),
     /// Exit with 0 if the Larder on this machine is ready, else with 1.
     Healthcheck(HealthcheckArguments),
     /// Print the JSON Schema of rules.toml, for editors.
@@ -165,6 +168,22 @@ struct WarmArguments {
     token: Option<String>,
 }
 
+#[derive(Debug, Args)]
+struct TokenArguments {
+    /// What logs call it.
+    #[arg(long)]
+    name: Option<String>,
+    /// The role viewer, which may change nothing, instead of admin.
+    #[arg(long)]
+    viewer: bool,
+    /// Print the digest of the token on standard input, instead of making one.
+    #[arg(long)]
+    stdin: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 impl Sources {
     /// The rules file, and the settings that override it.
     ///
@@ -221,6 +240,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => print(check::check(&arguments, &|name| std::env::var(name).ok())),
         Command::Explain(arguments) => print(explain::explain(&arguments)),
         Command::Warm(arguments) => warm::warm(&arguments),
+        Command::Token(arguments) => print(token::token(&arguments)),
         Command::Healthcheck(arguments) => healthcheck::healthcheck(arguments),
         Command::Schema => print((format!("{:#}", schema::schema()), 0)),
     };

@@ -26,14 +26,18 @@ use crate::rules::reader::{Env, RulesReader, Table};
 use crate::secret::Secret;
 
 pub(crate) mod address;
+pub mod admin;
 pub mod alerts;
 pub mod jwt;
 pub mod lint;
+pub mod purge;
 pub mod schema;
 pub mod store_url;
 mod tables;
 pub mod warm;
 
+pub use admin::{AdminConfig, Role, Token, TokenSecret};
+pub use purge::PurgeConfig;
 pub use warm::WarmTable;
 
 /// Largest rules file, in bytes.
@@ -44,6 +48,8 @@ const FILE: u64 = 4 << 20;
 pub struct Config {
     pub server: ServerConfig,
     pub admin: AdminConfig,
+    /// Who may send PURGE and BAN to the proxy; `None`: nobody, and they are forwarded as other writes are.
+    pub purge: Option<PurgeConfig>,
     /// `None` for an embedded cache, in memory only.
     pub store: Option<StoreConfig>,
     pub memory: MemoryConfig,
@@ -139,7 +145,7 @@ pub fn admin_of(file: Option<&Path>, overrides: &Overrides, env: &Env<'_>) -> Re
     let mut root = reader.root(&table);
     let mut flags = Vec::new();
     let server = tables::read_server(&mut root, overrides, &mut flags);
-    let admin = tables::read_admin(&mut root, &server, overrides, &mut flags);
+    let admin = admin::read_admin(&mut root, &server, overrides, &mut flags);
     if flags.is_empty() { Ok(admin) } else { Err(LoadError::Faults(Faults(flags))) }
 }
 
@@ -174,8 +180,9 @@ impl Config {
     fn read(root: &mut Table<'_>, overrides: &Overrides) -> (Config, Vec<Fault>) {
         let mut flags = Vec::new();
         let server = tables::read_server(root, overrides, &mut flags);
-        let admin = tables::read_admin(root, &server, overrides, &mut flags);
+        let admin = admin::read_admin(root, &server, overrides, &mut flags);
         let mut rules = RuleSet::read(root, server.case_insensitive_paths);
+        admin::check_scopes(root, &admin, &rules);
         tables::refuse_credentials_in_tags(root, &rules, &server.credential_headers);
         let is_compressed = rules.stated().iter().any(|family| family.compress == Some(true));
         let store = tables::read_store(root, (&server, is_compressed), overrides, &mut flags);
@@ -187,6 +194,7 @@ impl Config {
             store,
             memory: tables::read_memory(root),
             log: tables::read_log(root),
+            purge: purge::read_purge(root, &admin),
             server,
             admin,
             file: None,
@@ -247,7 +255,10 @@ impl Config {
                 upstream_tls,
             ]
         );
-        differing!(names, "admin", AdminConfig, &self.admin, &other.admin, [listen, tokens]);
+        names.extend(self.admin.differs(&other.admin));
+        if self.purge != other.purge {
+            names.push("[purge]");
+        }
         match (&self.store, &other.store) {
             (Some(store), Some(other)) => differing!(
                 names,
@@ -494,37 +505,6 @@ pub enum HostPolicy {
     Client,
     /// any other string: this host
     Fixed(http::HeaderValue),
-}
-
-/// `[admin]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdminConfig {
-    /// `listen` as configured, default 127.0.0.1:9090. Without tokens, the loopback address is bound instead.
-    pub listen: SocketAddr,
-    /// `tokens = [{ role = "admin", token = "${LARDER_ADMIN_TOKEN}" }]`; empty tokens are dropped
-    pub tokens: Vec<Token>,
-}
-
-/// A bearer token with its role.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token {
-    pub role: Role,
-    pub token: String,
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token({:?}, …)", self.role)
-    }
-}
-
-/// The permissions of a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Read only.
-    Viewer,
-    /// Read and change.
-    Admin,
 }
 
 /// `[store]`

@@ -12,6 +12,7 @@
 //! | [`admin`] | the second listener: health, purge, rules, metrics, the dashboard |
 //! | [`warm`] | fetches what `[[warm]]` names before clients ask for it |
 //! | [`proxy`] | one request: admit, dispatch, record (`handle`); `read`, `decide`, `fetch`, `write`, `respond` |
+//! | [`purge`] | what an operator invalidates: tags, URLs, prefixes; what is stored of it; deployments that purge once |
 //! | [`running`], [`monitor`] | the state that the proxy and the admin share; rates of the last hour, alerts and their webhook |
 //! | [`cache`] | lookup and store over the two tiers: L1 in memory, L2 in the [`store`] |
 //! | [`coalesce`] | inflight fetches, the body that followers share, the fleet lock |
@@ -110,6 +111,8 @@ pub mod admin;
 pub mod warm;
 
 pub mod proxy;
+
+pub mod purge;
 
 pub mod monitor;
 pub mod running;

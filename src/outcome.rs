@@ -170,6 +170,11 @@ impl Outcome {
         Outcome::new(OutcomeKind::Write, Some(Fwd::Method))
     }
 
+    /// A PURGE or BAN, which is not forwarded.
+    pub fn purged() -> Outcome {
+        Outcome { detail: Some("purged"), ..Outcome::new(OutcomeKind::Write, None) }
+    }
+
     /// Answered by Larder with an error.
     pub fn error(detail: &'static str) -> Outcome {
         Outcome { detail: Some(detail), ..Outcome::new(OutcomeKind::Error, None) }

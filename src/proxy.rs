@@ -29,6 +29,7 @@ pub mod explain;
 mod fetch;
 mod forward;
 mod handle;
+mod purging;
 mod read;
 mod recording;
 mod refresh;

@@ -38,9 +38,10 @@ mod unresolved;
 pub use authorize::Authorize;
 pub use family::{Collapse, Family, Fetching, ReadMethods, strip_read};
 pub use instance::{CAPTURES, Captures, InstanceValues};
+pub use invalidation::read::GRACE;
 pub use invalidation::{Invalidation, MatchedRule, WriteMethods};
 pub use lint::Warning;
-pub use reference::{InstanceEverywhere, LeftOut, UnknownFamily};
+pub use reference::{InstanceEverywhere, LeftOut, UnknownFamily, is_named_by};
 pub use source::{CallerIdentity, FurtherInstance, ReadSource, WriteValues};
 pub use unresolved::Unresolved;
 

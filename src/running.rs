@@ -30,11 +30,13 @@ use crate::jwt::TokenVerifier;
 use crate::key::Redaction;
 use crate::marks::Tag;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
+use crate::purge::deploys::Deploys;
 use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
 use crate::upkeep::alerts::Alerts;
+use crate::upkeep::bypasses::Bypasses;
 use crate::upkeep::history::History;
 use crate::upkeep::history::points::Points;
 use crate::upkeep::hours::HourlyReads;
@@ -70,6 +72,10 @@ pub struct Live {
     pub request_rates: Arc<RequestRates>,
     /// `[[warm]]`
     pub warm: Arc<[WarmTable]>,
+    /// Families that are forwarded for a while.
+    pub bypasses: Arc<Bypasses>,
+    /// `[admin] hosts`
+    pub admin_hosts: Vec<String>,
     pub alerts: AlertsConfig,
     /// Verifies bearer tokens, if families identify callers by claims.
     pub jwt: Option<Arc<TokenVerifier>>,
@@ -99,6 +105,8 @@ impl Live {
             compression: store.map(|store| (store.compress_above, store.compress)),
             request_rates: Arc::default(),
             warm: std::mem::take(&mut config.warm).into(),
+            bypasses: Arc::default(),
+            admin_hosts: config.admin.hosts.clone(),
             alerts: std::mem::take(&mut config.alerts),
             jwt,
             since: SystemTime::now(),
@@ -156,6 +164,8 @@ pub struct Running {
     pub recordings: Arc<Shares>,
     pub upstream: Upstream,
     pub warming: Warming,
+    /// Purges of deployments that were carried out.
+    pub deploys: Deploys,
     /// The most frequent reads of each hour, where there is no Redis.
     pub hourly: HourlyReads,
     pub metrics: Arc<Metrics>,
@@ -228,6 +238,7 @@ impl Running {
             recordings: Shares::new(in_transfer, Shares::usual(in_transfer).max(largest)),
             upstream,
             warming: Warming::default(),
+            deploys: Deploys::default(),
             hourly: HourlyReads::default(),
             metrics,
             tokens: Tokens::new(&config.admin.tokens),
@@ -306,6 +317,7 @@ impl Running {
             compression: before.compression,
             request_rates: Arc::clone(&before.request_rates),
             jwt: before.jwt.clone(),
+            bypasses: Arc::clone(&before.bypasses),
             ..Live::take(&mut config, &self.metrics)
         };
         config.jwt = new_jwt;
@@ -320,6 +332,7 @@ impl Running {
         };
         self.cache.log().set_owners(FamilyOwners::of(&live.rules));
         self.live.store(Arc::new(live));
+        self.tokens.replace(&config.admin.tokens);
         self.warming.rules_changed();
         self.rules_changed.notify_one();
         // Again: writes that ended in between followed the old rules, and readers may have stored what the new rules would have

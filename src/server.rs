@@ -167,6 +167,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let _refreshing =
         keys.map(|keys| supervise("jwks", Arc::clone(&running.metrics), move || Arc::clone(&keys).refresh()));
     let monitoring = monitor(&running);
+    let _tokens = token_files(&running);
     let logged = Arc::clone(&running);
     // Until the last write is answered.
     let _logging = supervise("log", Arc::clone(&running.metrics), move || {
@@ -192,6 +193,15 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
 fn monitor(running: &Arc<Running>) -> AbortOnDropHandle<()> {
     let watched = Arc::clone(running);
     supervise("monitor", Arc::clone(&running.metrics), move || monitor::watch(Arc::clone(&watched)))
+}
+
+fn token_files(running: &Arc<Running>) -> AbortOnDropHandle<()> {
+    let running = Arc::clone(running);
+    let metrics = Arc::clone(&running.metrics);
+    supervise("tokens", metrics, move || {
+        let running = Arc::clone(&running);
+        async move { running.tokens.follow_files().await }
+    })
 }
 
 /// Builds everything that serves requests from a configuration.

@@ -5,6 +5,7 @@
 //! ([`invalidation_log`]), live events ([`events`]), what happened to a URL ([`stories`]), and what is missed most ([`top`]).
 
 pub mod alerts;
+pub mod bypasses;
 pub mod events;
 pub mod history;
 pub mod hot;

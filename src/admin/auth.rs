@@ -1,14 +1,18 @@
-//! Authorization of admin requests. With tokens: a *viewer* may read, an *admin* may read and change. Without tokens: every
-//! request from this machine is allowed, except those that a browser sends for pages of other sites.
+//! Authorization of admin requests. With tokens: a *viewer* may read, an *admin* may read and change, and one with a scope may change its
+//! families. Without tokens: every request from this machine is allowed. With tokens and without, a browser cannot be made to send a
+//! request: `Host` must be a name of the admin, and changes must not come from pages of other sites.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
+use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::refusal::Refusal;
 use crate::config::{self, Role};
-use crate::tokens::Tokens;
+use crate::purge::Operator;
+use crate::tokens::{OperatorToken, Tokens};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -38,14 +42,14 @@ fn guarded(listen: SocketAddr, has_tokens: bool) -> SocketAddr {
 }
 
 /// The sender of an allowed request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminCaller {
-    /// Anyone: the path needs no token.
+    /// Anyone: the route needs no token.
     Anyone,
     /// A program on this machine; no tokens are configured.
     Local,
-    /// A client with a token of this role.
-    Bearer(Role),
+    /// A client with this token.
+    Bearer(Arc<OperatorToken>),
 }
 
 /// Why a request is denied.
@@ -56,11 +60,21 @@ pub enum Denied {
     /// Its bearer token is unknown.
     WrongToken,
     /// Its token has the role viewer, and its method is not safe.
-    RoleTooLow,
-    /// No tokens are configured, and its host is not a loopback name (DNS rebinding).
+    RoleTooLow(Arc<OperatorToken>),
+    /// Its token has a scope, and the route changes more than families.
+    ScopeTooNarrow(Arc<OperatorToken>),
+    /// Its host is not a name of the admin (DNS rebinding).
     ForeignHost(String),
-    /// No tokens are configured, and a page of another site sent it.
+    /// A page of another site sent it (CSRF).
     ForeignOrigin,
+}
+
+/// Who may call the admin, and by which names.
+#[derive(Clone, Copy)]
+pub struct Access<'a> {
+    pub tokens: &'a Tokens,
+    /// `[admin] hosts`
+    pub hosts: &'a [String],
 }
 
 /// Whether a request has a token that is going to be compared.
@@ -68,42 +82,146 @@ pub fn has_token(tokens: &Tokens, headers: &HeaderMap) -> bool {
     !tokens.is_empty() && bearer(headers).is_some()
 }
 
-/// Whether a request for a route that needs a token is allowed.
-pub fn decide(tokens: &Tokens, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<AdminCaller, Denied> {
-    if tokens.is_empty() {
-        return local(method, uri, headers);
+impl Access<'_> {
+    /// Whether a request is allowed, for a route that needs a token. `is_of_families`: its handler compares the scope of the token with
+    /// the families that it changes.
+    pub fn decide(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        is_of_families: bool,
+    ) -> Result<AdminCaller, Denied> {
+        // RFC 9112 §3.2.2: an absolute target overrides Host.
+        let host = uri.authority().map(Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok());
+        let host = host.unwrap_or_default();
+        // A page may make its own host name resolve to this machine, but cannot make the browser send another Host.
+        if !self.is_own_host(host) {
+            return Err(Denied::ForeignHost(host.chars().take(100).collect()));
+        }
+        if !method.is_safe() && !self.is_own_page(host, headers) {
+            return Err(Denied::ForeignOrigin);
+        }
+        if self.tokens.is_empty() {
+            return Ok(AdminCaller::Local);
+        }
+        let token = self.tokens.find(bearer(headers).ok_or(Denied::NoToken)?).ok_or(Denied::WrongToken)?;
+        match (method.is_safe(), token.role) {
+            (false, Role::Viewer) => Err(Denied::RoleTooLow(token)),
+            (false, Role::Admin) if token.families.is_some() && !is_of_families => {
+                Err(Denied::ScopeTooNarrow(token))
+            }
+            _ => Ok(AdminCaller::Bearer(token)),
+        }
     }
-    let role = tokens.role(bearer(headers).ok_or(Denied::NoToken)?).ok_or(Denied::WrongToken)?;
-    if role < needed(method) {
-        return Err(Denied::RoleTooLow);
+
+    /// Without tokens: a loopback name or address, or one of `hosts`. With tokens any address is allowed too, such as that of a pod which
+    /// Kubernetes probes: an address is no name that a page could make resolve to this machine.
+    fn is_own_host(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        if authority.as_str().contains('@') {
+            return false;
+        }
+        let name = authority.host();
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        let is_address = |address: IpAddr| !self.tokens.is_empty() || address.to_canonical().is_loopback();
+        bare.parse().is_ok_and(is_address)
+            || name.eq_ignore_ascii_case("localhost")
+            || self.hosts.iter().any(|known| name.eq_ignore_ascii_case(known))
     }
-    Ok(AdminCaller::Bearer(role))
+
+    /// Whether `Origin` and `Sec-Fetch-Site`, where present, name the admin itself. Only browsers send them. Behind a proxy that
+    /// changes Host, the page's name is one of `hosts`.
+    fn is_own_page(&self, host: &str, headers: &HeaderMap) -> bool {
+        let is_own_origin = |origin: &str| {
+            let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+            let Some(authority) = authority else { return false };
+            let name = authority.parse::<Authority>().ok();
+            let is_known =
+                |name: Authority| self.hosts.iter().any(|known| name.host().eq_ignore_ascii_case(known));
+            authority.eq_ignore_ascii_case(host) || name.is_some_and(is_known)
+        };
+        let all = |name, is_own: &dyn Fn(&str) -> bool| {
+            headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(is_own))
+        };
+        all(ORIGIN, &is_own_origin) && all(SEC_FETCH_SITE, &|site| matches!(site, "same-origin" | "none"))
+    }
 }
 
 impl AdminCaller {
     /// The role that is logged.
-    pub fn label(self) -> &'static str {
+    pub fn role(&self) -> &'static str {
         match self {
             AdminCaller::Anyone => "anyone",
             AdminCaller::Local => "local",
-            AdminCaller::Bearer(Role::Viewer) => "viewer",
-            AdminCaller::Bearer(Role::Admin) => "admin",
+            AdminCaller::Bearer(token) => token.role.word(),
+        }
+    }
+
+    /// The name of its token, if it has one.
+    pub fn token(&self) -> Option<&Arc<OperatorToken>> {
+        match self {
+            AdminCaller::Bearer(token) => Some(token),
+            AdminCaller::Anyone | AdminCaller::Local => None,
         }
     }
 }
+
+/// The sender of a request, for the handler.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub caller: AdminCaller,
+    pub peer: Option<SocketAddr>,
+}
+
+impl Caller {
+    /// Refuses to change what its scope, if it has one, does not cover. `outside`: that, as a sentence part.
+    ///
+    /// # Errors
+    ///
+    /// There is something outside.
+    pub fn check_scope(&self, outside: impl Fn(&OperatorToken) -> Option<String>) -> Result<(), Refusal> {
+        let Some(token) = self.caller.token() else { return Ok(()) };
+        let Some(outside) = outside(token) else { return Ok(()) };
+        let scope = token.families.as_ref().map(|families| families.join(", ")).unwrap_or_default();
+        let error = format!("the token {:?} may change {scope}, and not {outside}", token.name);
+        let what_to_do = "name families of its scope, or use a token with others (families in [admin] tokens)";
+        Err(Refusal::new(StatusCode::FORBIDDEN, error, what_to_do).challenge(INSUFFICIENT))
+    }
+
+    /// Refuses to change this family, or this level, if its scope does not cover it.
+    pub fn check_family(&self, family: &str) -> Result<(), Refusal> {
+        self.check_scope(|token| (!token.may_change(family)).then(|| format!("family {family:?}")))
+    }
+
+    /// Whether it may change anything at all.
+    pub fn is_admin(&self) -> bool {
+        match &self.caller {
+            AdminCaller::Anyone => false,
+            AdminCaller::Local => true,
+            AdminCaller::Bearer(token) => token.role == Role::Admin,
+        }
+    }
+
+    /// For the log of invalidations: the name of its token, or `local`.
+    pub fn operator(&self) -> Operator {
+        let name = self.caller.token().map_or_else(|| self.caller.role().to_owned(), |token| token.name.clone());
+        Operator { token: Some(name), peer: self.peer.map(|peer| peer.to_string()) }
+    }
+}
+
+const INSUFFICIENT: &str = "Bearer realm=\"larder\", error=\"insufficient_scope\"";
 
 impl Denied {
-    /// The role that is logged.
-    pub fn label(&self) -> &'static str {
+    /// Its token, if that is known.
+    pub fn caller(&self) -> Option<AdminCaller> {
         match self {
-            Denied::RoleTooLow => AdminCaller::Bearer(Role::Viewer).label(),
-            Denied::NoToken | Denied::WrongToken | Denied::ForeignHost(_) | Denied::ForeignOrigin => "none",
+            Denied::RoleTooLow(token) | Denied::ScopeTooNarrow(token) => {
+                Some(AdminCaller::Bearer(Arc::clone(token)))
+            }
+            Denied::NoToken | Denied::WrongToken | Denied::ForeignHost(_) | Denied::ForeignOrigin => None,
         }
     }
-}
-
-fn needed(method: &Method) -> Role {
-    if method.is_safe() { Role::Viewer } else { Role::Admin }
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750 §2.1). Two such fields count as none.
@@ -112,41 +230,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (Some(field), None) = (fields.next(), fields.next()) else { return None };
     let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-/// Without tokens only this machine can connect, but any page may make a browser on it send requests.
-fn local(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<AdminCaller, Denied> {
-    // RFC 9112 §3.2.2: an absolute target overrides Host.
-    let host = uri.authority().map(http::uri::Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok());
-    let host = host.unwrap_or_default();
-    // A page may make its own host name resolve to this machine, but cannot make the browser send another Host.
-    if !is_loopback(host) {
-        return Err(Denied::ForeignHost(host.chars().take(100).collect()));
-    }
-    if !method.is_safe() && !is_own_page(host, headers) {
-        return Err(Denied::ForeignOrigin);
-    }
-    Ok(AdminCaller::Local)
-}
-
-fn is_loopback(host: &str) -> bool {
-    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
-    let name = authority.host();
-    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    let by_address = bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
-    by_address || name.eq_ignore_ascii_case("localhost")
-}
-
-/// Whether `Origin` and `Sec-Fetch-Site`, where present, name the admin itself. Only browsers send them.
-fn is_own_page(host: &str, headers: &HeaderMap) -> bool {
-    let is_own_origin = |origin: &str| {
-        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
-    };
-    let all = |name, is_own: &dyn Fn(&str) -> bool| {
-        headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(is_own))
-    };
-    all(ORIGIN, &is_own_origin) && all(SEC_FETCH_SITE, &|site| matches!(site, "same-origin" | "none"))
 }
 
 impl From<Denied> for Refusal {
@@ -159,18 +242,23 @@ impl From<Denied> for Refusal {
             Denied::NoToken => unauthorized("this needs a bearer token").challenge("Bearer realm=\"larder\""),
             Denied::WrongToken => unauthorized("the bearer token is unknown")
                 .challenge("Bearer realm=\"larder\", error=\"invalid_token\""),
-            Denied::RoleTooLow => forbidden(
+            Denied::RoleTooLow(_) => forbidden(
                 "the token's role is viewer, which may not change anything",
                 "use a token with role = \"admin\"",
             )
-            .challenge("Bearer realm=\"larder\", error=\"insufficient_scope\""),
+            .challenge(INSUFFICIENT),
+            Denied::ScopeTooNarrow(token) => forbidden(
+                &format!("the token {:?} may purge, warm and bypass its families, and nothing else", token.name),
+                "use a token without families",
+            )
+            .challenge(INSUFFICIENT),
             Denied::ForeignHost(host) => forbidden(
-                &format!("without tokens the admin accepts only loopback host names, not {host:?}"),
-                "use http://localhost:PORT or http://127.0.0.1:PORT, or set LARDER_ADMIN_TOKEN or [admin] tokens",
+                &format!("{host:?} is no name of the admin"),
+                "call it by its address or as localhost, or add the name to [admin] hosts; without tokens only a loopback address will do",
             ),
             Denied::ForeignOrigin => forbidden(
-                "without tokens the admin refuses changes from pages of other sites",
-                "call it from the command line, or set LARDER_ADMIN_TOKEN or [admin] tokens",
+                "the admin refuses changes from pages of other sites",
+                "call it from the command line or from its own pages, or add the name of the page's host to [admin] hosts",
             ),
         }
     }
@@ -183,8 +271,17 @@ mod tests {
     use super::*;
 
     fn tokens() -> Tokens {
-        let token = |role, token: &str| config::Token { role, token: token.to_owned() };
-        Tokens::new(&[token(Role::Viewer, "looks"), token(Role::Admin, "changes"), token(Role::Admin, "")])
+        let token = |name: &str, role, families: Option<&str>, secret: &str| config::Token {
+            name: name.to_owned(),
+            role,
+            families: families.map(|family| vec![family.to_owned()]),
+            secret: config::TokenSecret::Text(secret.to_owned()),
+        };
+        Tokens::new(&[
+            token("v", Role::Viewer, None, "looks"),
+            token("a", Role::Admin, None, "changes"),
+            token("s", Role::Admin, Some("user"), "purges"),
+        ])
     }
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
@@ -201,7 +298,17 @@ mod tests {
         uri: &'static str,
         fields: &[(&'static str, &str)],
     ) -> Result<AdminCaller, Denied> {
-        super::decide(tokens, method, &Uri::from_static(uri), &headers(fields))
+        let hosts = ["larder.example".to_owned()];
+        let mut headers = headers(fields);
+        if !tokens.is_empty() && !headers.contains_key("host") {
+            headers.insert("host", HeaderValue::from_static("localhost:9090"));
+        }
+        Access { tokens, hosts: &hosts }.decide(
+            method,
+            &Uri::from_static(uri),
+            &headers,
+            uri == "/cache/clear/user",
+        )
     }
 
     #[test]
@@ -223,25 +330,36 @@ mod tests {
 
     #[test]
     fn a_bearer_token_grants_its_role() {
-        let (viewer, admin) = (Ok(AdminCaller::Bearer(Role::Viewer)), Ok(AdminCaller::Bearer(Role::Admin)));
+        let name = |decided: Result<AdminCaller, Denied>| match decided {
+            Ok(caller) => caller.token().unwrap().name.clone(),
+            Err(denied) => format!("{denied:?}").chars().take_while(|c| c.is_alphabetic()).collect(),
+        };
         let rows = [
-            (Method::GET, "Bearer looks", viewer.clone()),
-            (Method::HEAD, "bearer  looks", viewer),
-            (Method::GET, "Bearer changes", admin.clone()),
-            (Method::POST, "BEARER changes", admin),
-            (Method::POST, "Bearer looks", Err(Denied::RoleTooLow)),
-            (Method::DELETE, "Bearer looks", Err(Denied::RoleTooLow)),
-            (Method::GET, "Bearer look", Err(Denied::WrongToken)),
-            (Method::GET, "Bearer looks2", Err(Denied::WrongToken)),
-            (Method::GET, "Bearer LOOKS", Err(Denied::WrongToken)),
-            (Method::GET, "Bearer ", Err(Denied::WrongToken)),
-            (Method::GET, "Bearer", Err(Denied::NoToken)),
-            (Method::GET, "Basic bG9va3M6", Err(Denied::NoToken)),
+            (Method::GET, "Bearer looks", "v"),
+            (Method::HEAD, "bearer  looks", "v"),
+            (Method::GET, "Bearer changes", "a"),
+            (Method::POST, "BEARER changes", "a"),
+            (Method::GET, "Bearer purges", "s"),
+            (Method::POST, "Bearer purges", "ScopeTooNarrow"),
+            (Method::POST, "Bearer looks", "RoleTooLow"),
+            (Method::DELETE, "Bearer looks", "RoleTooLow"),
+            (Method::GET, "Bearer look", "WrongToken"),
+            (Method::GET, "Bearer looks2", "WrongToken"),
+            (Method::GET, "Bearer LOOKS", "WrongToken"),
+            (Method::GET, "Bearer ", "WrongToken"),
+            (Method::GET, "Bearer", "NoToken"),
+            (Method::GET, "Basic bG9va3M6", "NoToken"),
         ];
         for (method, field, expected) in rows {
             let decided = decide(&tokens(), &method, "/cache/stats", &[("authorization", field)]);
-            assert_eq!(decided, expected, "{method} {field:?}");
+            assert_eq!(name(decided), expected, "{method} {field:?}");
         }
+        let of_families =
+            decide(&tokens(), &Method::POST, "/cache/clear/user", &[("authorization", "Bearer purges")]);
+        assert!(of_families.is_ok_and(|caller| {
+            let caller = Caller { caller, peer: None };
+            caller.check_family("user").is_ok() && caller.check_family("plan").is_err()
+        }));
     }
 
     #[test]
@@ -252,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn without_tokens_only_loopback_host_names_are_allowed() {
+    fn without_tokens_only_loopback_and_configured_host_names_are_allowed() {
         let rows = [
             ("localhost", true),
             ("LocalHost:9090", true),
@@ -260,6 +378,7 @@ mod tests {
             ("127.9.9.9", true),
             ("[::1]:9090", true),
             ("[::ffff:127.0.0.1]:1", true),
+            ("larder.example", true),
             ("", false),
             ("0.0.0.0:9090", false),
             ("192.0.2.7", false),
@@ -283,15 +402,42 @@ mod tests {
     }
 
     #[test]
-    fn the_logged_role_tells_a_viewer_from_an_unknown_sender() {
-        let unknown = [
-            Denied::NoToken,
-            Denied::WrongToken,
-            Denied::ForeignHost("rebound.example".to_owned()),
-            Denied::ForeignOrigin,
+    fn with_tokens_any_address_and_the_configured_names_are_hosts_of_the_admin() {
+        let rows = [
+            ("localhost", true),
+            ("192.0.2.7:9090", true),
+            ("[2001:db8::7]:9090", true),
+            ("Larder.Example", true),
+            ("larder.example:8443", true),
+            ("rebound.example:9090", false),
+            ("192.0.2.7.rebound.example", false),
+            ("larder.example.rebound.example", false),
+            ("192.0.2.7@rebound.example", false),
         ];
-        assert_eq!(Denied::RoleTooLow.label(), "viewer");
-        assert!(unknown.iter().all(|denied| denied.label() == "none"));
+        for (host, expected) in rows {
+            let decided = decide(
+                &tokens(),
+                &Method::GET,
+                "/cache/stats",
+                &[("host", host), ("authorization", "Bearer looks")],
+            );
+            assert_eq!(decided.is_ok(), expected, "{host}: {decided:?}");
+        }
+    }
+
+    #[test]
+    fn with_tokens_pages_of_other_sites_cannot_change_anything_either() {
+        let rows = [
+            ("http://localhost:9090", true),
+            ("https://larder.example", true),
+            ("http://localhost:3000", false),
+            ("https://larder.example.evil.example", false),
+            ("null", false),
+        ];
+        for (origin, expected) in rows {
+            let fields = [("host", "localhost:9090"), ("origin", origin), ("authorization", "Bearer changes")];
+            assert_eq!(decide(&tokens(), &Method::POST, "/cache/clear", &fields).is_ok(), expected, "{origin}");
+        }
     }
 
     #[test]

@@ -12,10 +12,11 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::routes::Access;
 use super::state::{At, Shared};
 use super::{
-    events, explain, exposition, families, fleet, health, history, index, log, purge, refusal, rules, statistics,
-    story, top, warm, writes,
+    bypass, caller, entries, events, explain, exposition, families, fleet, health, history, index, invalidate,
+    log, purge, refusal, rules, statistics, story, top, warm, writes,
 };
 
 /// The name of the only security scheme.
@@ -32,6 +33,7 @@ pub fn router() -> OpenApiRouter<Shared> {
     let mut router = OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())
         .merge(index::routes())
         .merge(routes())
+        .merge(caller::routes())
         .merge(health::routes())
         .merge(statistics::routes())
         .merge(families::routes())
@@ -43,7 +45,10 @@ pub fn router() -> OpenApiRouter<Shared> {
         .merge(writes::routes())
         .merge(story::routes())
         .merge(explain::routes())
+        .merge(entries::routes())
+        .merge(invalidate::routes())
         .merge(purge::routes())
+        .merge(bypass::routes())
         .merge(warm::routes())
         .merge(rules::routes())
         .merge(exposition::routes());
@@ -70,8 +75,21 @@ fn complete(document: &mut OpenApi) {
     }
 }
 
+/// The same for an admin without tokens, which takes every request from this machine.
+pub fn without_tokens(mut document: OpenApi) -> OpenApi {
+    document.security = None;
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        operations.into_iter().flatten().for_each(|operation| operation.security = None);
+    }
+    if let Some(components) = &mut document.components {
+        components.security_schemes.clear();
+    }
+    document
+}
+
 fn add_errors(operation: &mut Operation) {
-    let needs_token = operation.security.is_none();
+    let needs_token = Access::of(operation) != Access::Open;
     let always = [("400", "a parameter, field or content that the route does not take, or that cannot be read")];
     let guarded = [
         ("401", "no token, or one that is not known"),
@@ -92,7 +110,8 @@ fn add_errors(operation: &mut Operation) {
     (status = 200, description = "an OpenAPI document", body = serde_json::Value),
 ))]
 pub async fn openapi(State(state): At) -> Response {
-    ([(CONTENT_TYPE, "application/json")], state.description().to_owned()).into_response()
+    let description = state.description(!state.running().tokens.is_empty());
+    ([(CONTENT_TYPE, "application/json")], description.to_owned()).into_response()
 }
 
 /// A page to read this description and to try calls; needs no token

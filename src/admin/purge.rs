@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
@@ -14,11 +14,13 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::origin;
+use super::auth::Caller;
+use super::invalidate;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
 use super::state::{AdminState, At, Shared};
 use crate::marks::Tag;
+use crate::purge::{Purge, Purged};
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::{InstanceEverywhere, LeftOut};
 use crate::running::{Live, Running};
@@ -35,7 +37,7 @@ pub fn routes() -> OpenApiRouter<Shared> {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct Purged {
+pub struct Cleared {
     message: String,
     /// For an instance in all families that have it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,24 +49,19 @@ pub struct Purged {
     delivered: bool,
 }
 
-/// Purges: invalidates for an operator. `message`: of the response.
-async fn purge(state: &AdminState, tags: &[Tag], message: String) -> Response {
-    purge_in(state, tags, message, None, Vec::new()).await
-}
-
-async fn purge_in(
+/// Carries out a purge for a caller who may do that. `message`: of the response.
+async fn carry_out(
     state: &AdminState,
-    tags: &[Tag],
+    Extension(caller): Extension<Caller>,
+    mut purge: Purge,
     message: String,
     families: Option<Vec<String>>,
-    left_out: Vec<LeftOut>,
-) -> Response {
+) -> Result<Response, Refusal> {
     let live = state.running().live();
-    let names = FamilyOwners::of(&live.rules);
-    let reached: BTreeSet<&str> = tags.iter().flat_map(|tag| names.reached(tag)).collect();
-    reached.into_iter().for_each(|family| state.running().metrics.invalidated(family, "purge"));
-    let delivered = state.running().cache.invalidate(tags, origin::purge()).await.taken.is_some();
-    purged(message, families, left_out, delivered).into_response()
+    invalidate::check_scope(&purge, &live, &caller)?;
+    purge.resolve(state.running(), false).await?;
+    let Purged { left_out, delivered, .. } = purge.carry_out(state.running(), &caller.operator()).await;
+    Ok(purged(message, families, left_out, delivered).into_response())
 }
 
 fn purged(
@@ -72,7 +69,7 @@ fn purged(
     families: Option<Vec<String>>,
     left_out: Vec<LeftOut>,
     delivered: bool,
-) -> (StatusCode, Json<Success<Purged>>) {
+) -> (StatusCode, Json<Success<Cleared>>) {
     let (status, message) = match delivered {
         true => (StatusCode::OK, message),
         // It is in force here: until the store has it, nothing stored is served.
@@ -81,52 +78,53 @@ fn purged(
             format!("{message}, but Redis does not answer: other proxies get the invalidation when it is back"),
         ),
     };
-    (status, Json(Success::of(Purged { message, families, left_out, delivered })))
+    (status, Json(Success::of(Cleared { message, families, left_out, delivered })))
 }
 /// Purges everything
 #[utoipa::path(post, path = "/cache/clear", tag = "purge", responses(
-    (status = 200, body = Success<Purged>),
-    (status = 202, description = "in force here; Redis does not answer", body = Success<Purged>),
+    (status = 200, body = Success<Cleared>),
+    (status = 202, description = "in force here; Redis does not answer", body = Success<Cleared>),
 ))]
-pub async fn purge_all(State(state): At) -> Response {
-    let response = purge(&state, &[Tag::root()], "Purged everything".to_owned()).await;
-    state.running().cache.memory().clear();
-    response
+pub async fn purge_all(State(state): At, caller: Extension<Caller>) -> Result<Response, Refusal> {
+    carry_out(&state, caller, Purge::of(vec![Tag::root()]), "Purged everything".to_owned(), None).await
 }
+
 /// Purges a family, the families below it, or those that match a glob
 ///
 /// A whole reference such as `room:7:8` purges what it names.
-#[utoipa::path(post, path = "/cache/clear/{family}", tag = "purge",
+#[utoipa::path(post, path = "/cache/clear/{family}", tag = "purge", security(("token" = ["families"])),
     params(("family" = String, Path, description = "a family, a level, or a glob such as `booking:*`")),
     responses(
-        (status = 200, body = Success<Purged>),
-        (status = 202, description = "in force here; Redis does not answer", body = Success<Purged>),
+        (status = 200, body = Success<Cleared>),
+        (status = 202, description = "in force here; Redis does not answer", body = Success<Cleared>),
         (status = 404, description = "there is no such family", body = ErrorBody),
     ))]
 pub async fn purge_family(
     State(state): At,
+    caller: Extension<Caller>,
     family: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(family) = family?;
     let tags = resolve(&state.running().live(), &family)?;
-    Ok(purge(&state, &tags, format!("Purged {family}")).await)
+    carry_out(&state, caller, Purge::of(tags), format!("Purged {family}"), None).await
 }
 /// Purges one instance of a family; with the name of an instance (user for user_id), of all families that have it
 ///
 /// The value is that of the first instance of the family with this name, and that of the instances with this name in every
 /// family that has one.
-#[utoipa::path(post, path = "/cache/clear/{family}/{instance}", tag = "purge",
+#[utoipa::path(post, path = "/cache/clear/{family}/{instance}", tag = "purge", security(("token" = ["families"])),
     params(
         ("family" = String, Path, description = "a family, or the name of an instance"),
         ("instance" = String, Path, description = "the value, taken literally"),
     ),
     responses(
-        (status = 200, body = Success<Purged>),
-        (status = 202, description = "in force here; Redis does not answer", body = Success<Purged>),
+        (status = 200, body = Success<Cleared>),
+        (status = 202, description = "in force here; Redis does not answer", body = Success<Cleared>),
         (status = 404, description = "nothing has this name", body = ErrorBody),
     ))]
 pub async fn purge_instance(
     State(state): At,
+    caller: Extension<Caller>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path((name, value)) = path?;
@@ -159,32 +157,34 @@ pub async fn purge_instance(
         }
         _ => return Err(resolve(&live, &reference).err().unwrap_or_else(|| unknown_instance(&name, &[]))),
     };
-    everywhere(&state, found, &name, &value).await
+    everywhere(&state, caller, found, &name, &value).await
 }
 /// Purges this instance of all families that have it
-#[utoipa::path(post, path = "/cache/instances/{name}/{value}/clear", tag = "purge",
+#[utoipa::path(post, path = "/cache/instances/{name}/{value}/clear", tag = "purge", security(("token" = ["families"])),
     params(
         ("name" = String, Path, description = "the name of an instance, with or without its `_id`"),
         ("value" = String, Path, description = "the value, taken literally"),
     ),
     responses(
-        (status = 200, body = Success<Purged>),
-        (status = 202, description = "in force here; Redis does not answer", body = Success<Purged>),
+        (status = 200, body = Success<Cleared>),
+        (status = 202, description = "in force here; Redis does not answer", body = Success<Cleared>),
         (status = 404, description = "no family has such an instance", body = ErrorBody),
     ))]
 pub async fn purge_everywhere(
     State(state): At,
+    caller: Extension<Caller>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path((name, value)) = path?;
     let live = state.running().live();
     let found = live.rules.instance_everywhere(&name, &value, live.redaction.secret.as_ref());
     let found = found.map_err(|have| unknown_instance(&name, &have))?;
-    everywhere(&state, found, &name, &value).await
+    everywhere(&state, caller, found, &name, &value).await
 }
 
 async fn everywhere(
     state: &AdminState,
+    caller: Extension<Caller>,
     found: InstanceEverywhere,
     name: &str,
     value: &str,
@@ -197,11 +197,12 @@ async fn everywhere(
     }
     // The words of HITA's clients.
     let message = format!("Cache cleared for {name} {value}");
-    Ok(purge_in(state, &found.tags, message, Some(found.families), found.left_out).await)
+    let purge = Purge::of(found.tags).without(found.left_out);
+    carry_out(state, caller, purge, message, Some(found.families)).await
 }
 
 /// `have`: the names that may have been meant, or all that there are.
-fn unknown_instance(name: &str, have: &[String]) -> Refusal {
+pub(super) fn unknown_instance(name: &str, have: &[String]) -> Refusal {
     let what_to_do = match have {
         [] => "no family has instances: POST /cache/clear/{family} purges all of a family".to_owned(),
         have => format!("there are {}", have.join(", ")),
@@ -212,23 +213,22 @@ fn unknown_instance(name: &str, have: &[String]) -> Refusal {
 ///
 /// Under any host and in any field. Without a store, a group that no stored response names is an error. It is invalidated all the
 /// same, since a response that is being fetched may name it.
-#[utoipa::path(post, path = "/cache/groups/{group}/clear", tag = "purge",
+#[utoipa::path(post, path = "/cache/groups/{group}/clear", tag = "purge", security(("token" = ["families"])),
     params(("group" = String, Path, description = "the name of the group; case counts")),
     responses(
-        (status = 200, body = Success<Purged>),
-        (status = 202, description = "in force here; Redis does not answer", body = Success<Purged>),
+        (status = 200, body = Success<Cleared>),
+        (status = 202, description = "in force here; Redis does not answer", body = Success<Cleared>),
         (status = 404, description = "no stored response names the group", body = ErrorBody),
     ))]
 pub async fn purge_group(
     State(state): At,
+    caller: Extension<Caller>,
     group: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(group) = group?;
-    // Groups are named by responses, without limit: counted together.
-    state.running().metrics.invalidated("(group)", "purge");
     let tag = Tag::group_anywhere(&group);
-    let delivered =
-        state.running().cache.invalidate(std::slice::from_ref(&tag), origin::purge()).await.taken.is_some();
+    let message = format!("Purged group {group}");
+    let response = carry_out(&state, caller, Purge::of(vec![tag.clone()]), message, None).await?;
     if state.running().cache.store_handle().is_none() {
         let looking = Arc::clone(&state);
         let looked = tokio::task::spawn_blocking(move || unknown_group(looking.running(), &tag));
@@ -236,7 +236,7 @@ pub async fn purge_group(
             return Err(refusal);
         }
     }
-    Ok(purged(format!("Purged group {group}"), None, Vec::new(), delivered).into_response())
+    Ok(response)
 }
 
 /// Most names of groups that one which is not known is compared with.
@@ -268,7 +268,7 @@ fn reference(family: &str, instance: &str) -> String {
     format!("{family}:{value}")
 }
 
-fn resolve(live: &Live, reference: &str) -> Result<Vec<Tag>, Refusal> {
+pub(super) fn resolve(live: &Live, reference: &str) -> Result<Vec<Tag>, Refusal> {
     live.rules.resolve(reference, live.redaction.secret.as_ref()).map_err(|unknown| {
         let families: Vec<&str> = live.rules.families().iter().map(|family| family.name.as_str()).collect();
         match unknown.instance {

@@ -22,7 +22,7 @@ pub struct Route {
     #[serde(skip)]
     pub content: TakenContent,
     #[serde(skip)]
-    pub needs_token: bool,
+    pub access: Access,
 }
 
 /// The content that a route takes.
@@ -33,6 +33,17 @@ pub enum TakenContent {
     Json,
     /// Something else than JSON, which its handler reads.
     Other,
+}
+
+/// What a route demands of a token, as its `security` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// `security(())`: none is needed.
+    Open,
+    /// Nothing is said: a token without scope, for changes.
+    Role,
+    /// `security(("token" = ["families"]))`: the handler compares the scope of the token with the families that it changes.
+    Families,
 }
 
 /// All routes.
@@ -62,7 +73,7 @@ impl Routes {
 
     /// Whether requests for this path need no token.
     pub fn is_open(&self, method: &Method, path: &str) -> bool {
-        method.is_safe() && self.find(method, path).is_some_and(|route| !route.needs_token)
+        method.is_safe() && self.find(method, path).is_some_and(|route| route.access == Access::Open)
     }
 
     /// What to do about a path that is not one.
@@ -111,8 +122,20 @@ impl Route {
                 (_, Some(_)) => TakenContent::Json,
                 _ => TakenContent::Other,
             },
-            // `security(())` declares that nothing is needed.
-            needs_token: operation.security.is_none(),
+            access: Access::of(operation),
+        }
+    }
+}
+
+impl Access {
+    /// What this operation declares.
+    pub fn of(operation: &Operation) -> Access {
+        // What it requires can be seen only as JSON.
+        let all = serde_json::to_value(&operation.security).unwrap_or_default();
+        match all.get(0).and_then(|requirement| requirement.as_object()) {
+            None => Access::Role,
+            Some(none) if none.is_empty() => Access::Open,
+            Some(_) => Access::Families,
         }
     }
 }
@@ -187,7 +210,8 @@ mod tests {
     #[test]
     fn only_probes_and_the_description_need_no_token() {
         let routes = routes();
-        let open: Vec<&str> = routes.iter().filter(|route| !route.needs_token).map(|route| &*route.path).collect();
+        let open: Vec<&str> =
+            routes.iter().filter(|route| route.access == Access::Open).map(|route| &*route.path).collect();
         assert_eq!(open, ["/", "/docs", "/healthz", "/openapi.json", "/readyz"]);
         assert!(!routes.is_open(&Method::POST, "/healthz"));
     }

@@ -25,8 +25,8 @@ pub type Answer<T> = Result<Json<Success<T>>, Refusal>;
 pub struct AdminState {
     running: Arc<Running>,
     routes: Arc<Routes>,
-    /// The OpenAPI document, as JSON.
-    description: String,
+    /// The OpenAPI document as JSON, for an admin with and without tokens.
+    descriptions: [String; 2],
     key_stats: KeyStatsCache,
     /// Highest seen use of L1, bytes.
     peak: AtomicU64,
@@ -34,8 +34,8 @@ pub struct AdminState {
 
 impl AdminState {
     /// The state for this Larder.
-    pub fn new(running: Arc<Running>, routes: Arc<Routes>, description: String) -> AdminState {
-        AdminState { running, routes, description, key_stats: KeyStatsCache::default(), peak: AtomicU64::new(0) }
+    pub fn new(running: Arc<Running>, routes: Arc<Routes>, descriptions: [String; 2]) -> AdminState {
+        AdminState { running, routes, descriptions, key_stats: KeyStatsCache::default(), peak: AtomicU64::new(0) }
     }
 
     /// The running Larder.
@@ -49,8 +49,8 @@ impl AdminState {
     }
 
     /// The OpenAPI document, as JSON.
-    pub fn description(&self) -> &str {
-        &self.description
+    pub fn description(&self, has_tokens: bool) -> &str {
+        &self.descriptions[usize::from(!has_tokens)]
     }
 
     /// The tier that entries are in: the store, or this process.

@@ -1,5 +1,6 @@
 //! The router as a whole, without sockets.
 
+use axum::body::Body;
 use http::Method;
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use serde_json::{Value, json};

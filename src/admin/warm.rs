@@ -2,16 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::{Method, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::auth::Caller;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
 use super::state::{At, Shared};
@@ -151,7 +152,7 @@ pub async fn warm_all(State(state): At) -> Result<Response, Refusal> {
 }
 
 /// Warms what of it belongs to this family
-#[utoipa::path(post, path = "/cache/warm/{family}", tag = "warm",
+#[utoipa::path(post, path = "/cache/warm/{family}", tag = "warm", security(("token" = ["families"])),
     params(("family" = String, Path, description = "a family, or a level")),
     responses(
         (status = 202, description = "begun", body = Success<Begun>),
@@ -161,9 +162,11 @@ pub async fn warm_all(State(state): At) -> Result<Response, Refusal> {
     ))]
 pub async fn warm_family(
     State(state): At,
+    Extension(caller): Extension<Caller>,
     family: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(family) = family?;
+    caller.check_family(&family)?;
     begin(state.running(), Some(family)).await
 }
 

@@ -242,6 +242,17 @@ impl Memory {
         });
     }
 
+    /// Calls `each` for the key of every response in L1, invalidated ones too.
+    pub fn for_each_key(&self, mut each: impl FnMut(KeyHash, &Resident)) {
+        let responses = self.entries.iter().filter(|(_, resident)| resident.entry.response().is_some());
+        responses.for_each(|(key, resident)| each(key, &resident));
+    }
+
+    /// The entry under this hash. Does not count as a use.
+    pub fn entry_at(&self, key: KeyHash) -> Option<Arc<Entry>> {
+        self.entries.peek(&key).map(|resident| Arc::clone(&resident.entry))
+    }
+
     /// Whether it is true of any of them.
     pub fn any(&self, mut is_so: impl FnMut(&Resident) -> bool) -> bool {
         self.entries.iter().any(|(_, resident)| resident.entry.response().is_some() && is_so(&resident))

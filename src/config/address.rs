@@ -164,6 +164,39 @@ pub fn token(text: &str) -> Result<(), InvalidValue> {
     Ok(())
 }
 
+/// SHA-256 as 64 hex digits.
+pub fn sha256(text: &str) -> Result<[u8; 32], InvalidValue> {
+    let mut bytes = [0; 32];
+    let text = text.trim();
+    let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    for (byte, digits) in bytes.iter_mut().zip((0..text.len()).step_by(2)) {
+        match text
+            .get(digits..digits + 2)
+            .filter(|_| is_hex)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+        {
+            Some(value) => *byte = value,
+            None => return wrong("is not a SHA-256 digest of 64 hex digits", "copy what larder token prints"),
+        }
+    }
+    if is_hex {
+        Ok(bytes)
+    } else {
+        wrong("is not a SHA-256 digest of 64 hex digits", "copy what larder token prints")
+    }
+}
+
+/// A host name without port, in lower case.
+pub fn host_name(text: &str) -> Result<String, InvalidValue> {
+    let text = text.trim();
+    let is_name = text.parse::<Authority>().is_ok_and(|authority| authority.as_str() == authority.host());
+    if is_name {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        wrong("is not a host name", "write a name such as \"larder.example\", without scheme, port and path")
+    }
+}
+
 /// The server name in a certificate: a DNS name or an IP address.
 pub fn server_name(text: &str) -> Result<(), InvalidValue> {
     match rustls::pki_types::ServerName::try_from(text.trim()) {

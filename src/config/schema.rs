@@ -10,6 +10,7 @@ pub fn schema() -> Value {
         [
             ("server", server()),
             ("admin", admin()),
+            ("purge", purge()),
             ("store", store()),
             ("memory", memory()),
             ("log", log()),
@@ -145,17 +146,42 @@ fn server() -> Value {
 }
 
 fn admin() -> Value {
-    let token = table(
-        "a bearer token",
+    let mut token = table(
+        "a bearer token: one of the last three fields",
         [
             ("role", choice("what its bearer may do", &["viewer", "admin"])),
+            ("name", text("what logs call it; default: its role")),
+            (
+                "families",
+                texts(
+                    "the families, levels and globs that an admin token may purge, warm and bypass; default: everything",
+                ),
+            ),
             ("token", text("the token, best from the environment: ${LARDER_ADMIN_TOKEN}")),
+            ("sha256", text("the digest of the token, as larder token prints it")),
+            ("token_file", text("a file with the token, which is read again when it changes")),
         ],
     );
-    let tokens = json!({ "type": "array", "items": required(token, &["role", "token"]), "description": "none: loopback only" });
+    token["oneOf"] = ["token", "sha256", "token_file"].map(|name| json!({ "required": [name] })).to_vec().into();
+    let tokens =
+        json!({ "type": "array", "items": required(token, &["role"]), "description": "none: loopback only" });
     table(
         "health, statistics, metrics and purging",
-        [("listen", text("where the admin listens, such as 127.0.0.1:9090")), ("tokens", tokens)],
+        [
+            ("listen", text("where the admin listens, such as 127.0.0.1:9090")),
+            ("tokens", tokens),
+            ("hosts", texts("host names by which the admin may be called, beside localhost and addresses")),
+        ],
+    )
+}
+
+fn purge() -> Value {
+    table(
+        "PURGE and BAN requests at the proxy, as users of Varnish send them; without this table they are forwarded",
+        [
+            ("from", texts("addresses and networks that may send them without a token")),
+            ("tokens", truth("everybody with an admin token in Authorization may send them")),
+        ],
     )
 }
 

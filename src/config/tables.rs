@@ -12,7 +12,7 @@ use super::address::{self, InvalidValue};
 use super::store_url::{Login, StoreUrl};
 use super::{
     AdminConfig, CacheStatus, Coherence, HostPolicy, LogConfig, LogFormat, MemoryConfig, OnIncomplete, OnOutage,
-    Overrides, Role, ServerConfig, StoreConfig, Token, UpstreamTls,
+    Overrides, ServerConfig, StoreConfig, UpstreamTls,
 };
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
@@ -86,7 +86,11 @@ impl Default for ServerConfig {
 
 impl Default for AdminConfig {
     fn default() -> AdminConfig {
-        AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)), tokens: Vec::new() }
+        AdminConfig {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
+            tokens: Vec::new(),
+            hosts: Vec::new(),
+        }
     }
 }
 
@@ -294,34 +298,6 @@ fn shared(table: &mut Table<'_>, [total, per_client]: [&'static str; 2], usual: 
     (most, share.unwrap_or_else(|| usize::try_from(Shares::usual(most as u64)).unwrap_or(most)))
 }
 
-/// `[admin]`
-pub fn read_admin(
-    root: &mut Table<'_>,
-    server: &ServerConfig,
-    overrides: &Overrides,
-    flags: &mut Vec<Fault>,
-) -> AdminConfig {
-    let mut admin = AdminConfig::default();
-    let mut place = None;
-    if let Some(mut table) = section(root, "admin") {
-        place = table.item("listen");
-        set(&mut admin.listen, place.as_ref().and_then(|item| checked(item, address::listen)));
-        admin.tokens = table.item("tokens").map(|item| read_tokens(&item)).unwrap_or_default();
-        table.finish();
-    }
-    set(&mut admin.listen, flag("--admin", overrides.admin.as_deref(), address::listen, flags));
-    override_tokens(&mut admin.tokens, Role::Admin, overrides.admin_token.as_deref(), flags);
-    override_tokens(&mut admin.tokens, Role::Viewer, overrides.viewer_token.as_deref(), flags);
-    if admin.listen == server.listen && admin.listen.port() != 0 {
-        let (message, remedy) = ("is the address of the server too", "give the admin a port of its own");
-        match place.filter(|_| overrides.admin.is_none()) {
-            Some(item) => item.fault(message, remedy),
-            None => flags.push(Fault::in_flag("--admin", message, remedy)),
-        }
-    }
-    admin
-}
-
 /// One client's share of reads that are neither cached nor coalesced.
 fn usual_unshared(max_upstream_requests: usize) -> u64 {
     Shares::usual(max_upstream_requests as u64).max(8)
@@ -335,44 +311,6 @@ fn read_networks(item: &Item<'_>) -> Option<Vec<Network>> {
 fn read_upgrades(item: &Item<'_>) -> Option<Vec<String>> {
     let protocols = item.texts()?;
     Some(protocols.iter().filter_map(|text| passed(text, address::protocol)).collect())
-}
-
-/// A token from the environment replaces the role's other tokens.
-fn override_tokens(tokens: &mut Vec<Token>, role: Role, token: Option<&str>, flags: &mut Vec<Fault>) {
-    let name = match role {
-        Role::Admin => "LARDER_ADMIN_TOKEN",
-        Role::Viewer => "LARDER_VIEWER_TOKEN",
-    };
-    let token = token.filter(|token| !token.is_empty());
-    if flag(name, token, address::token, flags).is_some() {
-        tokens.retain(|known| known.role != role);
-        tokens.extend(token.map(|token| Token { role, token: token.to_owned() }));
-    }
-}
-
-fn read_tokens(item: &Item<'_>) -> Vec<Token> {
-    let mut tokens: Vec<Token> = Vec::new();
-    for mut table in item.tables().unwrap_or_default() {
-        let words = [("viewer", Role::Viewer), ("admin", Role::Admin)];
-        let role = table.required("role", "write role = \"admin\" or \"viewer\"");
-        let role = role.and_then(|item| item.choice(&words));
-        let token = table.required("token", "write token = \"${…}\"").and_then(|item| read_token(&item, &tokens));
-        table.finish();
-        if let (Some(role), Some(token)) = (role, token.filter(|token| !token.is_empty())) {
-            tokens.push(Token { role, token });
-        }
-    }
-    tokens
-}
-
-fn read_token(item: &Item<'_>, tokens: &[Token]) -> Option<String> {
-    let text = item.text()?;
-    if tokens.iter().any(|known| known.token == text.value) {
-        text.fault("is listed twice, so its role is ambiguous", "give each role a token of its own");
-        return None;
-    }
-    passed(&text, address::token)?;
-    Some(text.value)
 }
 
 /// `[store]`; `None` if neither file nor flags name a Redis.
@@ -585,7 +523,7 @@ pub(super) fn section<'t>(root: &mut Table<'t>, key: &'static str) -> Option<Tab
     Some(table)
 }
 
-fn set<T>(field: &mut T, value: Option<T>) {
+pub(super) fn set<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }
@@ -595,7 +533,7 @@ fn count(item: &Item<'_>, range: &RangeInclusive<u64>) -> Option<usize> {
     item.integer(range).and_then(|count| usize::try_from(count).ok())
 }
 
-fn checked<T>(item: &Item<'_>, check: impl Fn(&str) -> Result<T, InvalidValue>) -> Option<T> {
+pub(super) fn checked<T>(item: &Item<'_>, check: impl Fn(&str) -> Result<T, InvalidValue>) -> Option<T> {
     passed(&item.filled()?, check)
 }
 
@@ -604,11 +542,11 @@ fn text_passing(item: &Item<'_>, check: impl Fn(&str) -> Result<(), InvalidValue
     passed(&text, check).map(|()| text.value.trim().to_owned())
 }
 
-fn passed<T>(text: &Text<'_>, check: impl Fn(&str) -> Result<T, InvalidValue>) -> Option<T> {
+pub(super) fn passed<T>(text: &Text<'_>, check: impl Fn(&str) -> Result<T, InvalidValue>) -> Option<T> {
     check(&text.value).map_err(|wrong| text.fault(wrong.message, wrong.remedy)).ok()
 }
 
-fn flag<T>(
+pub(super) fn flag<T>(
     name: &str,
     value: Option<&str>,
     check: impl Fn(&str) -> Result<T, InvalidValue>,

@@ -587,7 +587,15 @@ fn all_tables_are_read() {
     assert_eq!(config.server.upstream_keep_alive.as_secs(), 9);
     assert_eq!(config.server.resolver.unwrap().to_string(), "[::1]:53");
     assert_eq!(config.admin.listen.to_string(), "[::1]:9091");
-    assert_eq!(config.admin.tokens, [Token { role: Role::Admin, token: "s3cret".to_owned() }]);
+    assert_eq!(
+        config.admin.tokens,
+        [Token {
+            name: "admin".to_owned(),
+            role: Role::Admin,
+            families: None,
+            secret: TokenSecret::Text("s3cret".to_owned())
+        }]
+    );
     let store = config.store.as_ref().unwrap();
     assert_eq!((store.redis.as_str(), store.namespace.as_str()), ("rediss://:pw@h:6380/3", "larder"));
     assert_eq!(store.redacted(), "rediss://h:6380/3");
@@ -626,8 +634,9 @@ fn flags_win_over_the_file() {
     let store = config.store.as_ref().unwrap();
     assert_eq!((store.redis.as_str(), store.namespace.as_str()), ("redis://:s3cret@r:3", "ns"));
     assert_eq!(store.marks_max, 5000);
-    let tokens: Vec<_> = config.admin.tokens.iter().map(|token| (token.role, token.token.as_str())).collect();
-    assert_eq!(tokens, [(Role::Viewer, "v"), (Role::Admin, "ta-s3cret")]);
+    let tokens: Vec<_> = config.admin.tokens.iter().map(|token| (token.role, token.secret.clone())).collect();
+    let text = |text: &str| TokenSecret::Text(text.to_owned());
+    assert_eq!(tokens, [(Role::Viewer, text("v")), (Role::Admin, text("ta-s3cret"))]);
     assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
     // The flag supplies what the table omits.
     assert!(parsed("[store]\ntimeout = '1s'\n", &overrides()).unwrap().store.is_some());
@@ -774,7 +783,6 @@ fn settings_that_need_a_restart_are_listed_by_name() {
         ("server", "cache_status = 'off'"),
         ("server", "group_fields = 'keep'"),
         ("admin", "listen = '127.0.0.1:1'"),
-        ("admin", "tokens = [{ role = 'admin', token = '0123456789abcdef' }]"),
         ("memory", "capacity = '32MiB'"),
         ("memory", "marks = 2048"),
         ("log", "format = 'json'"),
@@ -902,6 +910,7 @@ fn the_sample_states_the_defaults() {
         "stream_after ",
         "download_rate ",
         "tokens ",
+        "hosts ",
         "marks_max ",
         "on_incomplete ",
         "login ",

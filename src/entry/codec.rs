@@ -89,6 +89,18 @@ impl Preface {
             Err(_) => Preface::Foreign,
         }
     }
+
+    /// Whether a vary index follows the preface, whose length this is; false if the bytes end there.
+    pub fn is_vary_index(bytes: &[u8], length: usize) -> bool {
+        bytes.get(length..).is_some_and(|rest| matches!(Reader(rest).take(), Ok(Kind::VaryIndex)))
+    }
+
+    /// The text of the cache key, if the bytes are as many as [`Preface::Whole`] needs.
+    pub fn key_text(bytes: &[u8]) -> Option<String> {
+        let end = head_end(bytes)?.min(bytes.len());
+        let (text, _, _) = read_preface(&mut Reader(bytes.get(HEAD_AT..end)?)).ok()?;
+        Some(text.to_owned())
+    }
 }
 
 /// Whether a stored response or a vary index follows, and what of it has a fixed shape.

@@ -87,9 +87,9 @@ impl Debug {
     }
 
     fn is_known(&self, running: &Running) -> bool {
-        let role = self.token.to_str().ok().and_then(|token| running.tokens.role(token.trim()));
+        let known = self.token.to_str().ok().and_then(|token| running.tokens.find(token.trim()));
         let (wrong, now) = (&running.debug_wrong_tokens, Instant::now());
-        if role.is_some() {
+        if known.is_some() {
             wrong.note_right(self.client);
             return true;
         }

@@ -109,6 +109,8 @@ pub enum MissReason {
     UnclaimedQuery,
     /// A family with `cache = "never"` claims the path.
     NeverCached,
+    /// An operator has its family forwarded for a while.
+    Bypassed,
     /// Upstream may take the path for one of another family.
     AmbiguousPath,
     /// Preconditions that only upstream can evaluate (RFC 9111 §4.3.2).
@@ -145,6 +147,7 @@ impl MissReason {
             MissReason::Credentials
             | MissReason::StoreAway
             | MissReason::NeverCached
+            | MissReason::Bypassed
             | MissReason::AmbiguousPath
             | MissReason::Precondition
             | MissReason::Token(_)
@@ -165,6 +168,7 @@ impl MissReason {
             MissReason::StoreAway => Some("store-away"),
             MissReason::UnclaimedQuery => Some("method"),
             MissReason::NeverCached => Some("never"),
+            MissReason::Bypassed => Some("bypassed"),
             MissReason::AmbiguousPath => Some("ambiguous-path"),
             MissReason::Precondition => Some("precondition"),
             MissReason::Token(fault) => Some(fault.token()),
@@ -202,6 +206,9 @@ impl MissReason {
             MissReason::NeverCached => {
                 "the family says cache = \"never\": the request is forwarded, and nothing of it is stored or shared"
             }
+            MissReason::Bypassed => {
+                "an operator has the family forwarded for a while (POST /cache/bypass/{family})"
+            }
             MissReason::AmbiguousPath => "upstream may take the path for one of another family",
             MissReason::Precondition => {
                 "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2), unless what is stored is fresh and \
@@ -227,6 +234,7 @@ impl MissReason {
         match self {
             MissReason::UnclaimedQuery => "add a family with methods = [\"QUERY\"] for this path",
             MissReason::NeverCached => "remove cache = \"never\" from the family, or make its path narrower",
+            MissReason::Bypassed => "wait for its end, or send DELETE /cache/bypass/{family} to the admin",
             MissReason::AmbiguousPath => {
                 "ask for the path that is meant, written plainly; or let one family take all of its readings"
             }
@@ -257,6 +265,12 @@ impl MissReason {
 pub(super) fn bypass(live: &Live, http: &ClientRequest) -> Option<MissReason> {
     if live.rules.is_never_cached(&http.method, &http.target.path) {
         return Some(MissReason::NeverCached);
+    }
+    if live.bypasses.are_any()
+        && let Some(route) = live.rules.route(&http.method, &http.target.path)
+        && live.bypasses.is_forwarded(&route.family.name, SystemTime::now())
+    {
+        return Some(MissReason::Bypassed);
     }
     let is_query = http.method.as_str() == "QUERY";
     if is_query && live.rules.route(&http.method, &http.target.path).is_none() {

@@ -15,7 +15,7 @@ use super::cache_request::CacheRequest;
 use super::debug::{self, Debug, Told};
 use super::decide::bypass;
 use super::forward::pass;
-use super::{Answered, Body, ClientRequest, RequestId, content, read, tunnel, write};
+use super::{Answered, Body, ClientRequest, RequestId, content, purging, read, tunnel, write};
 use crate::client_conn::interim::InterimSender;
 use crate::config::CacheStatus;
 use crate::http::headers;
@@ -128,6 +128,9 @@ fn take(
     } else {
         let (running, live) = (Arc::clone(running), Arc::clone(live));
         Work::Other(Box::pin(async move {
+            if let Some(purge) = running.config.purge.as_ref().filter(|_| purging::is_meant(&http.method)) {
+                return purging::answer(&running, &live, purge, &http).await;
+            }
             match bypass {
                 // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
                 _ if is_for_cache && !body.is_end_stream() => {

@@ -33,6 +33,7 @@ mod parse;
 
 pub use fault::{ReferenceFault, UnknownFamily};
 pub use names::FamilyNames;
+pub use parse::is_named_by;
 
 /// A checked reference.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,6 +23,7 @@ mod packages;
 mod rails;
 mod readme;
 mod recipe;
+mod schemathesis;
 mod script;
 mod socket_io;
 mod spa;

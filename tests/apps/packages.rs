@@ -1,5 +1,6 @@
 //! The packages of the recipes and of their clients.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -9,8 +10,13 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// What is installed at this place.
+pub fn installed(place: &str) -> PathBuf {
+    INSTALLED.join(place)
+}
+
 /// A command of the packages (`node`, `gunicorn`, …) that finds them.
-pub fn command(program: &str) -> Command {
+pub fn command(program: impl AsRef<OsStr>) -> Command {
     let bin = INSTALLED.join("venv/bin");
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(program);

@@ -9,6 +9,8 @@ const ALL: &str = r#"
 [server.upstream_tls]
 [admin]
 tokens = [{ role = "admin", token = "x" }]
+[purge]
+tokens = true
 [store]
 redis = "redis://h"
 [memory]

@@ -17,7 +17,7 @@ use crate::http::invalidation::StatusSet;
 use crate::http::target::PathCase;
 
 /// Default grace of a soft invalidation.
-const GRACE: Duration = Duration::from_secs(30);
+pub const GRACE: Duration = Duration::from_secs(30);
 
 /// At least a second, since a fetch may take that long; more than a day is a typing error.
 const GRACES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);

@@ -294,6 +294,11 @@ pub(super) fn glob(text: &str, names: &FamilyNames) -> Result<Reference, Referen
     Ok(Reference::from(targets))
 }
 
+/// Whether a name is this one, or one that this glob fits.
+pub fn is_named_by(name_or_glob: &str, name: &str) -> bool {
+    name_or_glob == name || (name_or_glob.contains('*') && fits(name_or_glob, name))
+}
+
 /// Whether a name matches a glob, in which `*` matches any text. Linear in the name for each `*`.
 pub(super) fn fits(glob: &str, name: &str) -> bool {
     let (first, rest) = glob.split_once('*').unwrap_or((glob, ""));

@@ -297,6 +297,13 @@ impl Larder {
         Call::new(self.admin, method, target)
     }
 
+    /// A POST with this JSON to the admin.
+    #[track_caller]
+    pub fn admin_json(&self, target: &str, content: &serde_json::Value) -> Response {
+        let call = self.admin_call("POST", target).header("Content-Type", "application/json");
+        call.body(content.to_string()).send()
+    }
+
     #[track_caller]
     pub fn admin_get(&self, target: &str) -> Response {
         self.admin_call("GET", target).send()

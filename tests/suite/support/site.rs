@@ -54,8 +54,13 @@ impl Site {
     /// Redis soon after.
     #[track_caller]
     pub fn wait_for_entries(&self, count: usize) {
+        eventually("the entries are in Redis", || self.entries_in_redis() >= count);
+    }
+
+    /// How many entries Redis holds.
+    pub fn entries_in_redis(&self) -> usize {
         let redis = self.redis.as_ref().expect("the test is about Redis");
-        eventually("the entries are in Redis", || redis.command(&["KEYS", "*:v1"]).lines().count() >= count);
+        redis.command(&["KEYS", "*:v1"]).lines().count()
     }
 
     /// The Redis of a site that has one.

@@ -1,0 +1,133 @@
+//! `/cache/bypass`: forwards the requests of a family for a while, without the cache. It holds for this proxy, not for the fleet.
+
+#![allow(unused_qualifications, reason = "utoipa writes one for each IntoParams")]
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::auth::Caller;
+use super::purge::resolve;
+use super::refusal::{ErrorBody, Refusal};
+use super::report::Success;
+use super::state::{AdminState, Answer, At, Shared};
+use crate::upkeep::bypasses::{self, Bypass};
+
+/// Its routes.
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default().routes(routes!(bypasses)).routes(routes!(begin_bypass, end_bypass))
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct BypassList {
+    bypasses: Vec<BypassReport>,
+    /// `proxy`: they hold for this proxy alone; send the request to each of a fleet.
+    scope: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+struct BypassReport {
+    /// With the families below it.
+    family: String,
+    until: String,
+    /// The name of the token, or `local`.
+    by: String,
+}
+
+/// How long.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct BypassQuery {
+    /// Such as `30s`, `10m`, `2h`; at most a day; `10m` if it is not given.
+    #[serde(rename = "for")]
+    #[param(rename = "for", example = "10m")]
+    lasting: Option<String>,
+}
+
+fn list(state: &AdminState) -> BypassList {
+    let running = state.running();
+    let report = |bypass: Bypass| BypassReport {
+        family: bypass.family,
+        until: humantime::format_rfc3339_seconds(bypass.until).to_string(),
+        by: bypass.by,
+    };
+    let all = running.live().bypasses.all(running.cache.now());
+    BypassList { bypasses: all.into_iter().map(report).collect(), scope: "proxy" }
+}
+
+/// The families that are forwarded without the cache, and until when
+#[utoipa::path(get, path = "/cache/bypass", tag = "bypass", responses((status = 200, body = Success<BypassList>)))]
+pub async fn bypasses(State(state): At) -> Json<Success<BypassList>> {
+    Json(Success::of(list(&state)))
+}
+
+/// Forwards the requests of a family without the cache for a while: ?for=10m
+///
+/// It ends by itself. Writes invalidate as ever meanwhile. It holds for this proxy alone.
+#[utoipa::path(post, path = "/cache/bypass/{family}", tag = "bypass", security(("token" = ["families"])),
+    params(("family" = String, Path, description = "a family, or a level with the families below it"), BypassQuery),
+    responses(
+        (status = 200, body = Success<BypassList>),
+        (status = 404, description = "there is no such family", body = ErrorBody),
+        (status = 409, description = "there are too many bypasses", body = ErrorBody),
+    ))]
+pub async fn begin_bypass(
+    State(state): At,
+    Extension(caller): Extension<Caller>,
+    family: Result<Path<String>, PathRejection>,
+    query: Result<Query<BypassQuery>, QueryRejection>,
+) -> Answer<BypassList> {
+    let (Path(family), Query(query)) = (family?, query?);
+    caller.check_family(&family)?;
+    let running = state.running();
+    let live = running.live();
+    let names = live.rules.families().iter().map(|known| known.name.as_str());
+    let is_within =
+        |name: &str| name.strip_prefix(&*family).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+    if !names.clone().any(is_within) {
+        resolve(&live, &family)?;
+        let what_to_do = "name a family, or a level, and no instance or glob";
+        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("{family:?} is no family"), what_to_do));
+    }
+    let lasting = query.lasting.as_deref().unwrap_or("10m");
+    let lasting = humantime::parse_duration(lasting).ok().filter(|it| !it.is_zero() && *it <= bypasses::LONGEST);
+    let lasting = lasting.ok_or_else(|| {
+        let error =
+            format!("for = {:?} is no time of at most a day", query.lasting.as_deref().unwrap_or_default());
+        Refusal::new(StatusCode::BAD_REQUEST, error, "write ?for=30s, ?for=10m or ?for=2h")
+    })?;
+    let now = running.cache.now();
+    let by = caller.caller.token().map_or_else(|| caller.caller.role().to_owned(), |token| token.name.clone());
+    if !live.bypasses.begin(Bypass { family, until: now + lasting, by }, now) {
+        let what_to_do = "end one with DELETE /cache/bypass/{family}, or name a level";
+        return Err(Refusal::new(StatusCode::CONFLICT, "there are too many bypasses", what_to_do));
+    }
+    Ok(Json(Success::of(list(&state))))
+}
+
+/// Ends a bypass before its time
+#[utoipa::path(delete, path = "/cache/bypass/{family}", tag = "bypass", security(("token" = ["families"])),
+    params(("family" = String, Path, description = "as GET /cache/bypass lists it")),
+    responses(
+        (status = 200, body = Success<BypassList>),
+        (status = 404, description = "it is not bypassed", body = ErrorBody),
+    ))]
+pub async fn end_bypass(
+    State(state): At,
+    Extension(caller): Extension<Caller>,
+    family: Result<Path<String>, PathRejection>,
+) -> Answer<BypassList> {
+    let Path(family) = family?;
+    caller.check_family(&family)?;
+    let running = state.running();
+    if !running.live().bypasses.end(&family, running.cache.now()) {
+        let error = format!("{family:?} is not bypassed");
+        return Err(Refusal::new(StatusCode::NOT_FOUND, error, "GET /cache/bypass lists those that are"));
+    }
+    Ok(Json(Success::of(list(&state))))
+}

@@ -1,0 +1,64 @@
+//! Purges with the name of a deployment are carried out once: a pipeline that is run again, or that runs on several machines, gets the
+//! receipt of the first. They are remembered for a day, in Redis for the whole fleet, and in this process without it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use md5::{Digest as _, Md5};
+use serde_json::Value;
+
+use crate::cache::Cache;
+
+/// How long a deployment is remembered.
+pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most deployments that are remembered in memory.
+const MOST: usize = 256;
+
+/// The receipts of this process's deployments, where there is no Redis; the latest last.
+#[derive(Debug, Default)]
+pub struct Deploys(Mutex<VecDeque<(String, Instant, Value)>>);
+
+/// Names a purge: the same deployment with other content is another purge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeployKey(String);
+
+impl DeployKey {
+    /// `content`: what is purged.
+    pub fn new(deploy: &str, content: &str) -> DeployKey {
+        let mut digest = Md5::new();
+        digest.update(deploy.as_bytes());
+        digest.update([0]);
+        digest.update(content.as_bytes());
+        let digest: [u8; 16] = digest.finalize().into();
+        DeployKey(format!("deploy:{:032x}", u128::from_be_bytes(digest)))
+    }
+}
+
+impl Deploys {
+    /// The receipt of this purge, if it was carried out.
+    pub async fn receipt(&self, cache: &Cache, key: &DeployKey) -> Option<Value> {
+        if let Some(store) = cache.store_handle() {
+            // If Redis is away, the purge is carried out again, which does no harm.
+            return serde_json::from_slice(&store.get(&key.0).await.ok()??).ok();
+        }
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.iter().find(|(known, at, _)| *known == key.0 && at.elapsed() < REMEMBERED);
+        found.map(|(_, _, receipt)| receipt.clone())
+    }
+
+    /// Remembers it.
+    pub async fn remember(&self, cache: &Cache, key: DeployKey, receipt: &Value) {
+        if let Some(store) = cache.store_handle() {
+            let _ = store.put(&key.0, Bytes::from(receipt.to_string()), REMEMBERED).await;
+            return;
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(_, at, _)| at.elapsed() < REMEMBERED);
+        if known.len() >= MOST {
+            known.pop_front();
+        }
+        known.push_back((key.0, Instant::now(), receipt.clone()));
+    }
+}
