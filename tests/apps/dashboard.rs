@@ -29,6 +29,7 @@ cache = "never"
 
 [[warm]]
 paths = ["/users"]
+host = "api.example"
 "#;
 
 const TOKENS: &str = r#"

@@ -1,7 +1,8 @@
 //! Real applications with Larder in front of them, each with the rules that its user would write: the recipes of
 //! `examples/recipes`. Real clients send one script of requests to the application alone and to Larder in front of it, and
 //! the answers must be the same; a browser does what only browsers do; and what each README shows is tried. The files of
-//! `deploy/` are checked here too, since the programs that read them are applications that have to be installed.
+//! `deploy/` are checked here too, since the programs that read them are applications that have to be installed. So is the
+//! admin's dashboard, in the browser.
 //!
 //! The packages are installed once, under `target/apps` (`tests/apps/install`). A tool that is missing is a failure.
 
