@@ -1,4 +1,5 @@
-//! The client that a request counts for where limits apply per client ([`crate::shares`]): an address. Used for nothing else.
+//! The client that a request counts for where limits apply per client ([`crate::shares`]), and in the access log: an address. Used for
+//! nothing else.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -30,18 +31,23 @@ impl Client {
     /// private nor trusted; otherwise, or without such an address, it is the last one. A field that does not end with an address
     /// is ignored.
     pub fn of(peer: IpAddr, policy: ForwardedPolicy, trusted: &[Network], fields: &HeaderMap) -> Client {
-        let named = match policy {
-            ForwardedPolicy::Append if is_in(trusted, peer) => last_named(fields, trusted),
-            _ if is_private(peer) => addresses(fields).next().flatten(),
-            _ => None,
-        };
-        Client::at(named.unwrap_or(peer))
+        Client::at(address(peer, policy, trusted, fields))
     }
+}
+
+/// The address of the client of a request, as [`Client::of`] finds it.
+pub fn address(peer: IpAddr, policy: ForwardedPolicy, trusted: &[Network], fields: &HeaderMap) -> IpAddr {
+    let named = match policy {
+        ForwardedPolicy::Append if is_in(trusted, peer) => last_named(fields, trusted),
+        _ if is_private(peer) => addresses(fields).next().flatten(),
+        _ => None,
+    };
+    named.unwrap_or(peer)
 }
 
 /// The addresses in `X-Forwarded-For`, the last one first; `None` for anything else.
 fn addresses(fields: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
-    fields.get_all(X_FORWARDED_FOR).iter().rev().flat_map(members).map(address)
+    fields.get_all(X_FORWARDED_FOR).iter().rev().flat_map(members).map(parse)
 }
 
 fn last_named(fields: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
@@ -62,7 +68,7 @@ fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Parses an address, which may have a port, brackets or quotes.
-fn address(member: &[u8]) -> Option<IpAddr> {
+fn parse(member: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(member).ok()?;
     let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);

@@ -16,6 +16,8 @@ use md5::{Digest as _, Md5};
 use self::alerts::AlertsConfig;
 pub use self::jwt::{JwtConfig, KeySource};
 use self::store_url::{Login, StoreUrl};
+use self::traces::TracesConfig;
+use crate::access_log::AccessFormat;
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
 use crate::network::Network;
@@ -34,6 +36,7 @@ pub mod purge;
 pub mod schema;
 pub mod store_url;
 mod tables;
+pub mod traces;
 pub mod warm;
 
 pub use admin::{AdminConfig, Role, Token, TokenSecret};
@@ -54,6 +57,8 @@ pub struct Config {
     pub store: Option<StoreConfig>,
     pub memory: MemoryConfig,
     pub log: LogConfig,
+    /// `None`: requests are not traced
+    pub traces: Option<TracesConfig>,
     /// `None` if no family identifies callers by claims of bearer tokens.
     pub jwt: Option<JwtConfig>,
     pub alerts: AlertsConfig,
@@ -195,6 +200,7 @@ impl Config {
             memory: tables::read_memory(root),
             log: tables::read_log(root),
             purge: purge::read_purge(root, &admin),
+            traces: traces::read(root),
             server,
             admin,
             file: None,
@@ -311,7 +317,21 @@ impl Config {
         }
         let live = MemoryConfig { max_body: other.memory.max_body, ..self.memory.clone() };
         differing!(names, "memory", MemoryConfig, &live, &other.memory, [capacity, max_body, marks]);
-        differing!(names, "log", LogConfig, &self.log, &other.log, [format, access, level]);
+        differing!(
+            names,
+            "log",
+            LogConfig,
+            &self.log,
+            &other.log,
+            [format, access, access_format, access_to, level]
+        );
+        match (&self.traces, &other.traces) {
+            (Some(traces), Some(other)) => {
+                differing!(names, "traces", TracesConfig, traces, other, [endpoint, sample, headers, service]);
+            }
+            (None, None) => {}
+            _ => names.push("[traces]"),
+        }
         names
     }
 }
@@ -626,8 +646,21 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// `access`: log a line per request, default true
     pub access: bool,
+    /// `access_format`: text | json | combined, of these lines; default: `format`
+    pub access_format: Option<AccessFormat>,
+    /// `access_to`: stderr | stdout, default stderr
+    pub access_to: AccessOutput,
     /// `level`: a tracing filter such as "info" or "larder=debug", default "info"
     pub level: String,
+}
+
+/// `[log] access_to`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AccessOutput {
+    /// With the other lines.
+    #[default]
+    Stderr,
+    Stdout,
 }
 
 /// `[log] format`

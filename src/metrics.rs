@@ -3,18 +3,42 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::http::authorization::Authorization;
 use crate::outcome::{Outcome, OutcomeKind};
+
+/// What is refused, and the limits that it may reach ([`Metrics::refused`]).
+const REFUSALS: &[(&str, &[&str])] = &[
+    ("connections", &["client", "all"]),
+    ("heads", &["client", "all"]),
+    ("streams", &["client", "all"]),
+    ("upstream-requests", &["client", "all"]),
+    ("upstream-streams", &["client", "all"]),
+    ("unshared", &["client"]),
+];
+
+/// Tokens of the errors of a request that was sent ([`crate::upstream::UpstreamError::token`]).
+const UPSTREAM_FAILURES: [&str; 6] = [
+    "upstream-unreachable",
+    "upstream-closed",
+    "upstream-timeout",
+    "upstream-garbled",
+    "streams-overloaded",
+    "client-streams-overloaded",
+];
+
+/// The store's reasons for a new epoch.
+const EPOCH_CAUSES: [&str; 6] = ["new", "restarted", "meta lost", "marks lost", "members lost", "intents lost"];
 
 /// The label of requests whose path belongs to no family.
 pub const NO_FAMILY: &str = "none";
@@ -56,6 +80,9 @@ pub struct Metrics {
     hit_time: Family<FamilyLabels, Histogram>,
     miss_time: Family<FamilyLabels, Histogram>,
     write_time: Histogram,
+    upstream_time: Histogram,
+    upstream_failures: Family<ReasonLabels, Counter>,
+    store_time: Family<OperationLabels, Histogram>,
     server_errors: Family<FamilyLabels, Counter>,
     settle_time: Histogram,
     sync_time: Histogram,
@@ -109,8 +136,19 @@ pub struct Metrics {
     pub memory_entries: Gauge,
     /// Bytes in L1. Set on each scrape.
     pub memory_bytes: Gauge,
+    /// Most bytes in L1. Set on each scrape.
+    pub memory_capacity: Gauge,
+    /// Memory of the process, bytes. Set on each scrape.
+    pub resident_memory: Gauge,
     /// Entries evicted from L1 for space. Set on each scrape.
-    pub evictions: Gauge,
+    evictions: Counter,
+    /// Proxies with a record in Redis. Set on each scrape.
+    pub members: Gauge,
+    /// Seconds since the epoch began. Set on each scrape.
+    pub epoch_age: Gauge<f64, AtomicU64>,
+    /// Writes under way in the fleet. Set on each scrape.
+    pub intents: Gauge,
+    start_time: Gauge<f64, AtomicU64>,
     /// 1 while the store is available. Set on each scrape.
     pub store_up: Gauge,
     /// Invalidations that wait for the store. Set on each scrape.
@@ -124,6 +162,8 @@ pub struct Metrics {
     pub rules_faulty: Gauge,
     /// Dropped log lines. Set on each scrape.
     log_lines_lost: Counter,
+    spans_sent: Counter,
+    spans_lost: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -236,10 +276,56 @@ impl FamilyCounters {
 impl Metrics {
     /// All at zero.
     pub fn new() -> Metrics {
-        Metrics::default()
+        let metrics = Metrics::default();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        metrics.start_time.set(now.as_secs_f64());
+        metrics.begin_at_zero();
+        metrics
+    }
+
+    /// Creates the counters whose labels are known. Prometheus sees no increase in a counter that appears with a value.
+    fn begin_at_zero(&self) {
+        for (what, bounds) in REFUSALS {
+            for bound in *bounds {
+                self.refused.get_or_create_owned(&RefusalLabels { what, bound });
+            }
+        }
+        for reason in UPSTREAM_FAILURES {
+            self.upstream_failures.get_or_create_owned(&ReasonLabels { reason });
+        }
+        for reason in ["store-away", "replicas-missing", "other-epoch", "returning", "late"] {
+            self.lease_lost.get_or_create_owned(&ReasonLabels { reason });
+        }
+        for cause in EPOCH_CAUSES {
+            self.epoch_changes.get_or_create_owned(&CauseLabels { cause });
+        }
+        for op in ["lookup", "view", "put", "invalidate", "record", "lock_fetch", "sync", "remove"] {
+            self.store_errors.get_or_create_owned(&OperationLabels { op });
+            self.store_time.get_or_create_owned(&OperationLabels { op });
+        }
+        for reason in ["checksum", "version", "garbled"] {
+            self.unreadable_entries.get_or_create_owned(&ReasonLabels { reason });
+        }
+        for ended in ["stored", "not-stored", "gone", "late", "store-away"] {
+            self.fleet_waits.get_or_create_owned(&EndLabels { ended });
+        }
+        for task in ["delivery", "lease", "warming", "jwks", "monitor"] {
+            self.task_panics.get_or_create_owned(&TaskLabels { task });
+        }
+        for result in ["fetched", "already_fresh", "not_stored", "failed"] {
+            self.warmed.get_or_create_owned(&ResultLabels { result });
+        }
     }
 
     fn register(&self, registry: &mut Registry) {
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What runs", version);
+        registry.register_with_unit(
+            "start_time",
+            "When this process started, since 1970",
+            Unit::Seconds,
+            self.start_time.clone(),
+        );
         registry.register("requests", "Requests by family and outcome", self.requests.clone());
         registry.register(
             "server_errors",
@@ -278,6 +364,23 @@ impl Metrics {
         );
         registry.register_with_unit("miss_time", "Time to answer other reads", seconds(), self.miss_time.clone());
         registry.register_with_unit("write_time", "Time to answer a write", seconds(), self.write_time.clone());
+        registry.register_with_unit(
+            "upstream_time",
+            "Time from a request to upstream until the head of its response, or until it failed",
+            seconds(),
+            self.upstream_time.clone(),
+        );
+        registry.register(
+            "upstream_failures",
+            "Requests to upstream that got no response, by reason",
+            self.upstream_failures.clone(),
+        );
+        registry.register_with_unit(
+            "store_time",
+            "Time of a request to Redis, by operation; those that are not sent since Redis is away do not count",
+            seconds(),
+            self.store_time.clone(),
+        );
         registry.register_with_unit(
             "settle_time",
             "How long writes waited for other proxies",
@@ -372,6 +475,34 @@ impl Metrics {
         );
         registry.register("memory_entries", "Entries in memory", self.memory_entries.clone());
         registry.register_with_unit("memory", "Bytes in memory", Unit::Bytes, self.memory_bytes.clone());
+        registry.register_with_unit(
+            "memory_capacity",
+            "Most bytes of entries in memory",
+            Unit::Bytes,
+            self.memory_capacity.clone(),
+        );
+        registry.register_with_unit(
+            "resident_memory",
+            "Memory of the process",
+            Unit::Bytes,
+            self.resident_memory.clone(),
+        );
+        registry.register(
+            "members",
+            "Proxies with a record in Redis; 0 without Redis, or while it does not answer",
+            self.members.clone(),
+        );
+        registry.register_with_unit(
+            "epoch_age",
+            "Time since the epoch began; 0 without Redis, or while it does not answer",
+            Unit::Seconds,
+            self.epoch_age.clone(),
+        );
+        registry.register(
+            "intents",
+            "Writes under way in the fleet; 0 without Redis, or while it does not answer",
+            self.intents.clone(),
+        );
         registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
         registry.register("store_up", "1 while Redis answers", self.store_up.clone());
         registry.register(
@@ -393,14 +524,30 @@ impl Metrics {
         registry.register("rules_faulty", "1 if the last edit of the rules has faults", self.rules_faulty.clone());
         registry.register(
             "log_lines_lost",
-            "Log lines dropped because standard error was not read",
+            "Log lines dropped because standard error or standard output was not read",
             self.log_lines_lost.clone(),
+        );
+        registry.register("spans_sent", "Spans that the collector has taken", self.spans_sent.clone());
+        registry.register(
+            "spans_lost",
+            "Spans dropped because the collector does not keep up or does not take them",
+            self.spans_lost.clone(),
         );
     }
 
     /// Counts a request whose bearer token does not identify its caller.
     pub fn token_refused(&self, reason: &'static str) {
         self.tokens_refused.get_or_create_owned(&ReasonLabels { reason }).inc();
+    }
+
+    /// Counts spans that the collector has taken.
+    pub fn spans_were_sent(&self, count: u64) {
+        self.spans_sent.inc_by(count);
+    }
+
+    /// Counts spans that were dropped.
+    pub fn spans_were_lost(&self, count: u64) {
+        self.spans_lost.inc_by(count);
     }
 
     /// Sets the number of dropped log lines.
@@ -414,6 +561,9 @@ impl Metrics {
             let labels = RequestLabels { family: family.to_owned(), outcome: kind.label() };
             self.requests.get_or_create_owned(&labels)
         });
+        for cause in ["write", "purge"].into_iter().filter(|_| family != NO_FAMILY) {
+            self.invalidations.get_or_create_owned(&InvalidationLabels { family: family.to_owned(), cause });
+        }
         let labels = FamilyLabels { family: family.to_owned() };
         FamilyCounters {
             family: family.to_owned(),
@@ -423,6 +573,24 @@ impl Metrics {
             miss_time: self.miss_time.get_or_create_owned(&labels),
             write_time: self.write_time.clone(),
         }
+    }
+
+    /// Counts a request to upstream that got a response after `took`, or none, and why.
+    pub fn upstream_answered(&self, failure: Option<&'static str>, took: Duration) {
+        self.upstream_time.observe(took);
+        if let Some(reason) = failure {
+            self.upstream_failures.get_or_create_owned(&ReasonLabels { reason }).inc();
+        }
+    }
+
+    /// Records the time of a request to the store.
+    pub fn store_answered(&self, op: &'static str, took: Duration) {
+        self.store_time.get_or_create_owned(&OperationLabels { op }).observe(took);
+    }
+
+    /// Sets the number of entries evicted from L1 for space.
+    pub fn evicted(&self, so_far: u64) {
+        self.evictions.inner().fetch_max(so_far, Relaxed);
     }
 
     /// Counts a request that shared another one's fetch.
@@ -462,8 +630,7 @@ impl Metrics {
 
     /// Counts a new epoch. `cause` is the store's reason.
     pub fn epoch_changed(&self, cause: &str) {
-        const CAUSES: [&str; 6] = ["new", "restarted", "meta lost", "marks lost", "members lost", "intents lost"];
-        let cause = CAUSES.into_iter().find(|known| *known == cause).unwrap_or("unknown");
+        let cause = EPOCH_CAUSES.into_iter().find(|known| *known == cause).unwrap_or("unknown");
         self.epoch_changes.get_or_create_owned(&CauseLabels { cause }).inc();
     }
 
@@ -576,8 +743,10 @@ impl Drop for FollowerWaits<'_> {
 }
 
 /// Upper bounds of the buckets in seconds: a hit takes tens of microseconds, a fetch at most its timeout.
-pub const LATENCY_BOUNDS: [f64; 14] =
-    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
+pub const LATENCY_BOUNDS: [f64; 17] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0, 30.0,
+];
 
 /// How many answers fell into each bucket: between two bounds, and beyond the last.
 pub type LatencyBuckets = [u64; LATENCY_BOUNDS.len() + 1];

@@ -29,6 +29,7 @@ pub mod explain;
 mod fetch;
 mod forward;
 mod handle;
+mod logged;
 mod purging;
 mod read;
 mod recording;
@@ -40,6 +41,7 @@ mod slice;
 pub mod stall;
 mod storing;
 pub mod suspects;
+mod telemetry;
 mod tunnel;
 pub mod warm;
 pub mod write;
@@ -47,6 +49,7 @@ pub mod write;
 pub use body::Body;
 pub use handle::{handle, record_refusal};
 use request_id::RequestId;
+use telemetry::Telemetry;
 
 /// A response to the client, and what happened.
 struct Answered {
@@ -76,6 +79,8 @@ struct ClientRequest {
     /// The client's connection, if the request may have content.
     connection: Option<Arc<ClientConn>>,
     request_id: RequestId,
+    /// `None` if nothing asks for what it notes.
+    telemetry: Option<Arc<Telemetry>>,
 }
 
 impl ClientRequest {
@@ -98,6 +103,7 @@ impl ClientRequest {
             underscored: Vec::new(),
             connection: None,
             request_id: RequestId::new(),
+            telemetry: None,
         }
     }
 

@@ -35,6 +35,7 @@ use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
+use crate::traces::Traces;
 use crate::upkeep::alerts::Alerts;
 use crate::upkeep::bypasses::Bypasses;
 use crate::upkeep::history::History;
@@ -169,6 +170,8 @@ pub struct Running {
     /// The most frequent reads of each hour, where there is no Redis.
     pub hourly: HourlyReads,
     pub metrics: Arc<Metrics>,
+    /// `[traces]`
+    pub traces: Option<Traces>,
     /// The tokens of `[admin]`.
     pub tokens: Tokens,
     /// Wrong tokens in `Larder-Debug`. The admin counts its own, so that clients of the proxy cannot delay operators.
@@ -225,6 +228,7 @@ impl Running {
             live: ArcSwap::from_pointee(live),
             cache,
             inflight: Inflight::new(),
+            traces: None,
             shapes: Shapes::new(),
             unmatched: UnmatchedWrites::default(),
             unresolved: UnresolvedLog::default(),

@@ -31,6 +31,7 @@ use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
 use crate::supervise::supervise;
+use crate::traces::{Traces, TracesFault};
 use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::warm;
 use crate::watch;
@@ -110,6 +111,8 @@ pub enum ServeError {
     #[error(transparent)]
     Keys(#[from] KeyFileFault),
     #[error(transparent)]
+    Traces(#[from] TracesFault),
+    #[error(transparent)]
     StoreSetup(#[from] SetupFault),
     #[error(transparent)]
     Store(#[from] ConnectFault),
@@ -184,6 +187,9 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     drop((watching, sweeping, warming, monitoring));
     drain(&running, public).await;
     admin.abort();
+    if let Some(traces) = &running.traces {
+        traces.finish().await;
+    }
     match running.cache.undelivered() {
         0 => Ended::Clean,
         tags => Ended::Undelivered(tags),
@@ -208,16 +214,16 @@ fn token_files(running: &Arc<Running>) -> AbortOnDropHandle<()> {
 ///
 /// # Errors
 ///
-/// No upstream, too few descriptors, a file of `[jwt]` that cannot be used, or a store that rejects the configuration. An unreachable store is no error: requests go to
+/// No upstream, too few descriptors, a file of `[jwt]` or a `[traces]` that cannot be used, or a store that rejects the configuration. An unreachable store is no error: requests go to
 /// upstream until it is reachable.
 pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
     let server = ServerConfig { max_upstream_streams: fit(&config.server)?.streams, ..config.server.clone() };
     let upstream = Upstream::new(&url, &server)?;
-    let mut is_connected = false;
+    let (mut is_connected, metrics) = (false, Arc::new(Metrics::new()));
     let store: Option<Arc<dyn Store>> = match &config.store {
         Some(config) => {
-            let store = RedisStore::new(config)?;
+            let store = RedisStore::new(config)?.counted_in(&metrics);
             match store.connect_once().await {
                 Err(fault @ ConnectFault::Rejected { .. }) => return Err(fault.into()),
                 Err(fault) => {
@@ -229,7 +235,12 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
         }
         None => None,
     };
-    let running = Arc::new(Running::new(config, upstream, store, Arc::new(Metrics::new())));
+    let mut running = Running::new(config, upstream, store, Arc::clone(&metrics));
+    running.traces = match &running.config.traces {
+        Some(traces) => Some(Traces::start(traces, &metrics)?),
+        None => None,
+    };
+    let running = Arc::new(running);
     if let Some(jwt) = &running.live().jwt {
         jwt.start().await?;
     }

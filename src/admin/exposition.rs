@@ -6,9 +6,10 @@ use http::header::CONTENT_TYPE;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::state::{At, Shared};
+use super::state::{At, Shared, resident};
 use crate::cache::StoreState;
 use crate::logs;
+use crate::running::Running;
 
 /// Its routes.
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -25,7 +26,9 @@ pub async fn metrics(State(state): At) -> Response {
     state.note_usage();
     running.metrics.memory_entries.set(number(usage.entries));
     running.metrics.memory_bytes.set(number(usage.bytes));
-    running.metrics.evictions.set(number(usage.evictions));
+    running.metrics.memory_capacity.set(number(usage.capacity));
+    running.metrics.evicted(usage.evictions);
+    running.metrics.resident_memory.set(number(resident().unwrap_or(0)));
     running.metrics.log_lines_were_lost(logs::lost());
     let places = running.upstream.places_in_use();
     running.metrics.upstream_requests.set(number(places.requests));
@@ -36,7 +39,21 @@ pub async fn metrics(State(state): At) -> Response {
     running.metrics.store_up.set(i64::from(is_up));
     let key_stats = state.key_stats_stored().await.unwrap_or_default();
     running.metrics.stored(key_stats.families.iter().map(|(name, kept)| (name.as_str(), kept.keys, kept.bytes)));
+    note_fleet(running).await;
     running.metrics.lease_held.set(i64::from(running.cache.holds_lease() == Some(true)));
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, TEXT)], running.metrics.exposition()).into_response()
+}
+
+/// Sets the gauges of the fleet, as Redis knows it. Asks Redis once, if there is one.
+async fn note_fleet(running: &Running) {
+    let roster = match running.cache.store_handle() {
+        Some(store) => store.roster().await.ok(),
+        None => None,
+    };
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    running.metrics.members.set(number(roster.as_ref().map_or(0, |roster| roster.members.len() as u64)));
+    running.metrics.intents.set(number(roster.as_ref().map_or(0, |roster| roster.intents)));
+    let epoch = roster.as_ref().filter(|roster| roster.stamp.is_some());
+    running.metrics.epoch_age.set(epoch.map_or(0.0, |roster| roster.state.age.as_secs_f64()));
 }

@@ -55,6 +55,7 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
             | ServeError::Itself { .. }
             | ServeError::Upstream(_)
             | ServeError::Keys(_)
+            | ServeError::Traces(_)
             | ServeError::StoreSetup(_)),
         ) => complain(&error.to_string(), 2),
         Err(error) => complain(&error.to_string(), 1),

@@ -14,6 +14,7 @@ pub fn schema() -> Value {
             ("store", store()),
             ("memory", memory()),
             ("log", log()),
+            ("traces", traces()),
             ("jwt", jwt()),
             ("alerts", alerts()),
             (
@@ -260,7 +261,27 @@ fn log() -> Value {
         [
             ("format", choice("of its lines", &["text", "json"])),
             ("access", truth("a line for each request")),
+            (
+                "access_format",
+                choice("of the lines of requests; the default is format", &["text", "json", "combined"]),
+            ),
+            ("access_to", choice("where the lines of requests go", &["stderr", "stdout"])),
             ("level", text("off, error, warn, info, debug, trace, or a filter like info,larder=debug")),
+        ],
+    )
+}
+
+fn traces() -> Value {
+    table(
+        "spans of requests, sent to a collector of OpenTelemetry over OTLP (HTTP, protobuf)",
+        [
+            ("endpoint", text("the URL of the collector's receiver, such as http://127.0.0.1:4318/v1/traces")),
+            ("sample", text("the part of new traces that is recorded, such as 10%")),
+            (
+                "headers",
+                json!({ "type": "object", "additionalProperties": { "type": "string" }, "description": "of requests to the collector; credentials from the environment" }),
+            ),
+            ("service", text("service.name of the spans")),
         ],
     )
 }

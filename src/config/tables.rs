@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use http::Uri;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::address::{self, InvalidValue};
 use super::store_url::{Login, StoreUrl};
 use super::{
-    AdminConfig, CacheStatus, Coherence, HostPolicy, LogConfig, LogFormat, MemoryConfig, OnIncomplete, OnOutage,
-    Overrides, ServerConfig, StoreConfig, UpstreamTls,
+    AccessOutput, AdminConfig, CacheStatus, Coherence, HostPolicy, LogConfig, LogFormat, MemoryConfig,
+    OnIncomplete, OnOutage, Overrides, ServerConfig, StoreConfig, UpstreamTls,
 };
+use crate::access_log::AccessFormat;
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
 use crate::network::Network;
@@ -102,7 +104,13 @@ impl Default for MemoryConfig {
 
 impl Default for LogConfig {
     fn default() -> LogConfig {
-        LogConfig { format: LogFormat::Text, access: true, level: "info".to_owned() }
+        LogConfig {
+            format: LogFormat::Text,
+            access: true,
+            access_format: None,
+            access_to: AccessOutput::default(),
+            level: "info".to_owned(),
+        }
     }
 }
 
@@ -485,6 +493,25 @@ pub fn read_log(root: &mut Table<'_>) -> LogConfig {
     set(&mut log.format, table.item("format").and_then(|item| item.choice(&words)));
     set(&mut log.access, table.item("access").and_then(|item| item.boolean()));
     set(&mut log.level, table.item("level").and_then(|item| text_passing(&item, level)));
+    let (format, output) = (table.item("access_format"), table.item("access_to"));
+    // The lines have the level info.
+    let is_left_out = EnvFilter::builder()
+        .parse(&log.level)
+        .is_ok_and(|filter| filter.max_level_hint().is_some_and(|most| most < LevelFilter::INFO));
+    for item in [&format, &output].into_iter().flatten() {
+        match (log.access, is_left_out) {
+            (false, _) => item.fault("has no effect with access = false", "remove it, or set access = true"),
+            (true, true) => item.fault(
+                "has no effect: level leaves out the access log, whose lines have the level info",
+                "remove it, or add larder::access=info to level",
+            ),
+            (true, false) => {}
+        }
+    }
+    let words = [("text", AccessFormat::Text), ("json", AccessFormat::Json), ("combined", AccessFormat::Combined)];
+    log.access_format = format.and_then(|item| item.choice(&words));
+    let words = [("stderr", AccessOutput::Stderr), ("stdout", AccessOutput::Stdout)];
+    set(&mut log.access_to, output.and_then(|item| item.choice(&words)));
     table.finish();
     log
 }

@@ -608,7 +608,12 @@ fn all_tables_are_read() {
     assert_eq!(store.secret.as_deref(), Some("0123456789abcdef"));
     assert!(store.secret().is_some() && !format!("{config:?}").contains("0123456789abcdef"));
     assert_eq!(config.memory, MemoryConfig { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
-    let log = LogConfig { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
+    let log = LogConfig {
+        format: LogFormat::Json,
+        access: false,
+        level: "warn,larder=debug".to_owned(),
+        ..LogConfig::default()
+    };
     assert_eq!(config.log, log);
 }
 

@@ -49,6 +49,10 @@ pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 pub const LARDER_DEBUG: HeaderName = HeaderName::from_static("larder-debug");
 /// The id of a request in logs. Larder makes one if the client sends none.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C Trace Context
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// W3C Trace Context
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
@@ -244,13 +248,11 @@ pub fn parse_line(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     Some((HeaderName::from_bytes(&line[..colon]).ok()?, value))
 }
 
-/// Whether Larder writes or rewrites this request field for upstream.
+/// Whether Larder writes or rewrites this request field for upstream, or may.
 pub fn is_of_this_hop(name: &HeaderName) -> bool {
-    *name == FORWARDED
-        || *name == VIA
-        || name.as_str().starts_with("x-forwarded-")
-        || *name == X_REAL_IP
-        || *name == X_REQUEST_ID
+    let is_about_hops = *name == FORWARDED || *name == VIA || *name == X_REAL_IP;
+    let is_about_request = *name == X_REQUEST_ID || *name == TRACEPARENT || *name == TRACESTATE;
+    is_about_hops || is_about_request || name.as_str().starts_with("x-forwarded-")
 }
 
 /// Adds the client's address, host and scheme (RFC 7239, and the older `X-Forwarded-…`).

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::logged::LoggedBody;
 use super::recording::Recording;
 use super::slice::Slice;
 use super::stall;
@@ -31,6 +32,8 @@ pub enum Body {
     Part(Slice<Reader>),
     /// From upstream, and buffered to be stored. In a box, so that other bodies are smaller.
     Recorded(Box<Recording>),
+    /// Counted for the access log.
+    Logged(Box<LoggedBody>),
 }
 
 /// The largest part of a stored body that a connection gets at once, bytes. The connection keeps it until the client has read it,
@@ -66,6 +69,7 @@ impl HttpBody for Body {
             Body::Shared(reader) => reader.is_end_stream(),
             Body::Part(part) => part.is_end_stream(),
             Body::Recorded(body) => body.is_end_stream(),
+            Body::Logged(body) => body.body.is_end_stream(),
         }
     }
 
@@ -79,6 +83,7 @@ impl HttpBody for Body {
             Body::Shared(reader) => reader.size_hint(),
             Body::Part(part) => part.size_hint(),
             Body::Recorded(body) => body.size_hint(),
+            Body::Logged(body) => body.body.size_hint(),
         }
     }
 }
@@ -99,7 +104,10 @@ impl Body {
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
+    pub(super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         match self {
             Body::Empty => Poll::Ready(None),
             Body::Whole(bytes) => {
@@ -115,6 +123,7 @@ impl Body {
             Body::Shared(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
             Body::Part(part) => Pin::new(part).poll_frame(cx).map_err(Into::into),
             Body::Recorded(body) => Pin::new(&mut **body).poll_frame(cx).map_err(Into::into),
+            Body::Logged(body) => body.poll_next(cx),
         }
     }
 }

@@ -134,7 +134,13 @@ impl CacheRequest {
             self.client_request.client,
             self.client_request.forwarded,
         );
-        let http = ClientRequest { underscored: self.client_request.underscored.clone(), ..http };
+        let of_request = &self.client_request;
+        let http = ClientRequest {
+            underscored: of_request.underscored.clone(),
+            request_id: of_request.request_id.clone(),
+            telemetry: of_request.telemetry.clone(),
+            ..http
+        };
         // Without the tags of all credentials a write with one of them could not invalidate it.
         let is_too_much = key::credentials(credentials, None).is_none();
         Some(CacheRequest {

@@ -45,8 +45,7 @@ pub(super) async fn pass(
         Ok(share) => share,
         Err(refused) => return *refused,
     };
-    let path = http.target.path_and_query();
-    match running.upstream.send(client, &http.method, &path, fields, body, http.interim.clone()).await {
+    match http.send(running, None, &http.method, fields, body).await {
         Ok(mut response) => {
             let mut outcome = Outcome::pass(fwd, detail);
             if let Some(family) = family {
@@ -137,11 +136,9 @@ async fn send(
         Ok(share) => share,
         Err(refused) => return (Answered { family: request.family_id(), ..*refused }, None),
     };
-    let path = http.target.path_and_query();
     let fields = http.for_upstream(running);
-    let (client, interim) = (http.sharer(running), http.interim.clone());
     let content = request.content.clone().map_or(RequestBody::Empty, RequestBody::Whole);
-    match running.upstream.send(client, &http.method, &path, fields, content, interim).await {
+    match http.send(running, None, &http.method, fields, content).await {
         Ok(mut response) => {
             request.strip_answer(response.headers_mut());
             let head = (response.status(), response.headers().clone());

@@ -15,12 +15,16 @@ use super::cache_request::CacheRequest;
 use super::debug::{self, Debug, Told};
 use super::decide::bypass;
 use super::forward::pass;
-use super::{Answered, Body, ClientRequest, RequestId, content, purging, read, tunnel, write};
+use super::logged::Unlogged;
+use super::{Answered, Body, ClientRequest, RequestId, Telemetry, content, purging, read, tunnel, write};
+use crate::access_log::AccessEntry;
 use crate::client_conn::interim::InterimSender;
 use crate::config::CacheStatus;
 use crate::http::headers;
+use crate::logs;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
+use crate::traces::{RequestFacts, RequestTrace};
 use crate::upkeep::events::OutcomeEvent;
 use crate::upkeep::invalidation_log;
 use crate::upstream::RequestBody;
@@ -36,15 +40,20 @@ pub fn handle(
 ) -> impl Future<Output = Response<Body>> + Send {
     let start = Instant::now();
     let live = running.live();
-    let (method, path, request_id, trailers, debug, work) = take(running, &live, request, client, interim);
+    let Taken { work, request_id, telemetry, mut unlogged, watched, trailers, debug } =
+        take(running, &live, request, (client, start), interim);
     async move {
         let answered = match work {
             Work::Read(request) => read::answer(running, request).await,
             Work::Other(work) => work.await,
             Work::Refused(answered) => *answered,
         };
+        if let Some(trace) = telemetry.as_ref().and_then(|telemetry| telemetry.trace.as_ref()) {
+            end_trace(&live, trace, &request_id, &answered);
+        }
         let told = debug.as_ref().map(|_| Told::from(&answered.outcome));
-        let mut response = record(running, &live, answered, &method, &path, &request_id, start);
+        let mut response =
+            record(running, &live, answered, &request_id, (start, unlogged.as_deref_mut(), watched));
         if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
             // RFC 9110 §6.5.1: a client that did not say `TE: trailers` gets none.
             response.headers_mut().remove(TRAILER);
@@ -52,7 +61,10 @@ pub fn handle(
         if let Some((debug, told)) = debug.zip(told) {
             Box::pin(debug.explain(running, &live, told, &mut response)).await;
         }
-        response
+        match unlogged {
+            Some(unlogged) => unlogged.log(response, telemetry.as_ref()),
+            None => response,
+        }
     }
 }
 
@@ -66,15 +78,28 @@ enum Work {
     Refused(Box<Answered>),
 }
 
-/// Admits a request and chooses what answers it. Also returns the method, the path for the access log, the id, whether the client takes
-/// trailers, and the token in `Larder-Debug`.
+/// A request that is admitted or refused, and what its record needs of it.
+struct Taken {
+    work: Work,
+    request_id: RequestId,
+    telemetry: Option<Arc<Telemetry>>,
+    unlogged: Option<Box<Unlogged>>,
+    /// Method and path, if an operator watches what happens.
+    watched: Option<Box<(Method, String)>>,
+    /// The client takes trailers.
+    trailers: bool,
+    /// The token in `Larder-Debug`.
+    debug: Option<Box<Debug>>,
+}
+
+/// Admits a request and chooses what answers it.
 fn take(
     running: &Arc<Running>,
     live: &Arc<Live>,
     mut request: Request<Incoming>,
-    client: IpAddr,
+    (client, start): (IpAddr, Instant),
     interim: Option<InterimSender>,
-) -> (Method, String, RequestId, bool, Option<Box<Debug>>, Work) {
+) -> Taken {
     // One pass over the field names spares most requests a dozen lookups.
     let seen = headers::look(request.headers(), &live.credentials);
     let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
@@ -83,10 +108,13 @@ fn take(
         if has_hop_fields { tunnel::Offer::of(&mut request, &running.config.server.upgrades) } else { None };
     let request_id = if seen.request_id { RequestId::of(request.headers()) } else { RequestId::new() };
     let (mut parts, body) = request.into_parts();
+    let unlogged = Unlogged::of(running, &parts, &request_id, (client, start));
+    let telemetry = Telemetry::of(running, &parts, unlogged.is_some());
     let target = match admit(running, &mut parts, has_hop_fields) {
         Ok(target) => target,
         Err(refused) => {
-            return (parts.method, parts.uri.path().to_owned(), request_id, true, None, Work::Refused(refused));
+            let work = Work::Refused(refused);
+            return Taken { work, request_id, telemetry, unlogged, watched: None, trailers: true, debug: None };
         }
     };
     let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
@@ -113,15 +141,17 @@ fn take(
         underscored,
         connection,
         request_id: request_id.clone(),
+        telemetry: telemetry.clone(),
     };
     let debug = token.map(|token| {
         let (method, target, fields) = (http.method.clone(), http.target.clone(), http.headers.clone());
         Box::new(Debug { token, client: http.sharer(running), method, target, fields })
     });
-    let is_told = running.config.log.access || running.cache.log().events.is_watched();
-    let (method, path) = (http.method.clone(), is_told.then(|| http.target.path.clone()));
-    let is_write = live.rules.is_write(&method, &http.target);
-    let is_for_cache = offer.is_none() && !is_write && (method == Method::GET || method == Method::HEAD);
+    let is_watched = running.cache.log().events.is_watched();
+    let watched = is_watched.then(|| Box::new((http.method.clone(), http.target.path.clone())));
+    let is_write = live.rules.is_write(&http.method, &http.target);
+    let is_get = http.method == Method::GET || http.method == Method::HEAD;
+    let is_for_cache = offer.is_none() && !is_write && is_get;
     let bypass = if is_for_cache { bypass(live, &http) } else { None };
     let work = if is_for_cache && bypass.is_none() && body.is_end_stream() {
         Work::Read(Box::new(CacheRequest::new(Arc::clone(live), http, None)))
@@ -145,7 +175,7 @@ fn take(
             }
         }))
     };
-    (method, path.unwrap_or_default(), request_id, trailers, debug, work)
+    Taken { work, request_id, telemetry, unlogged, watched, trailers, debug }
 }
 
 /// Answers safe methods other than GET and HEAD, POSTs that a family may read by, and requests for an upgrade.
@@ -170,32 +200,49 @@ pub fn record_refusal(running: &Running, status: u16, reason: &str) {
     let outcome = Outcome::error("malformed-request");
     let answered = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
     live.counters(None).answered(&outcome, answered, Duration::ZERO);
-    if running.config.log.access {
-        tracing::info!(
-            target: "larder::access",
-            method = "-",
-            path = "-",
+    if logs::has_access(&running.config.log) {
+        logs::write_access(&AccessEntry {
+            method: "-".to_owned(),
+            path: "-".to_owned(),
             status,
-            family = live.counters(None).family,
-            outcome = outcome.kind.label(),
-            cache_status = outcome.to_string(),
-            reason,
-        );
+            family: live.counters(None).family.clone(),
+            outcome: outcome.kind.label(),
+            cache_status: outcome.to_string(),
+            reason: Some(reason.to_owned()),
+            ..AccessEntry::default()
+        });
     }
 }
 
+/// Ends the span of a request, with what happened.
+fn end_trace(
+    live: &Live,
+    trace: &RequestTrace,
+    request_id: &RequestId,
+    Answered { response, outcome, family }: &Answered,
+) {
+    trace.end(RequestFacts {
+        request_id: request_id.to_string(),
+        status: response.status(),
+        family: &live.counters(*family).family,
+        route: family.and_then(|id| live.rules.families().get(id)).map(|family| &*family.path),
+        outcome: outcome.kind.label(),
+        cache_status: outcome.to_string(),
+        invalidated: outcome.invalidated.as_deref().map(str::to_owned),
+    });
+}
+
+/// Counts what happened, and says it in the response.
 fn record(
     running: &Running,
     live: &Live,
     answered: Answered,
-    method: &Method,
-    path: &str,
     request_id: &RequestId,
-    start: Instant,
+    (start, unlogged, watched): (Instant, Option<&mut Unlogged>, Option<Box<(Method, String)>>),
 ) -> Response<Body> {
     let Answered { mut response, outcome, family } = answered;
-    let took = start.elapsed();
-    live.counters(family).answered(&outcome, response.status(), took);
+    let (took, counters) = (start.elapsed(), live.counters(family));
+    counters.answered(&outcome, response.status(), took);
     if outcome.collapsed {
         running.metrics.shared_a_fetch();
     }
@@ -203,35 +250,22 @@ fn record(
         running.metrics.refused(what, bound);
     }
     let text = outcome.to_string();
-    if running.config.log.access {
-        // Without the query, which may hold secrets.
-        tracing::info!(
-            target: "larder::access",
-            %method,
-            path,
-            status = response.status().as_u16(),
-            family = live.counters(family).family,
-            outcome = outcome.kind.label(),
-            cache_status = text,
-            invalidated = outcome.invalidated.as_deref(),
-            %request_id,
-            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        );
-    }
-    let events = &running.cache.log().events;
-    if events.is_watched() {
-        events.answered(|| OutcomeEvent {
+    if let Some((method, path)) = watched.as_deref() {
+        running.cache.log().events.answered(|| OutcomeEvent {
             time: invalidation_log::time(SystemTime::now()),
             method: method.as_str(),
             path,
-            family: &live.counters(family).family,
+            family: &counters.family,
             outcome: outcome.kind.label(),
             status: response.status().as_u16(),
             micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         });
     }
-    if request_id.is_of_client() || running.config.log.access || !outcome.is_immediate() {
+    if request_id.is_of_client() || unlogged.is_some() || !outcome.is_immediate() {
         request_id.set(response.headers_mut());
+    }
+    if let Some(unlogged) = unlogged {
+        unlogged.answered(&outcome, &text, &counters.family, took);
     }
     // The text has only tokens, `=`, `;` and integers.
     if running.config.server.cache_status != CacheStatus::Off

@@ -32,7 +32,9 @@ pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -
             }
         }
     }
+    let step = request.client_request.step("lookup");
     let lookup = request.look_up(&running.cache).await;
+    drop(step);
     request.count(running, &lookup);
     let mut answered = match serve(running, request, &lookup).await {
         Ok(answered) => answered,

@@ -76,9 +76,7 @@ pub(super) async fn tunnel(
     let mut fields = http.for_passing(running);
     headers::append_member(&mut fields, CONNECTION, "upgrade");
     fields.insert(UPGRADE, offer.protocols);
-    let path = http.target.path_and_query();
-    let (client, body) = (http.sharer(running), http.content(body));
-    let sent = running.upstream.send(client, &http.method, &path, fields, body, http.interim.clone()).await;
+    let sent = http.send(running, None, &http.method, fields, http.content(body)).await;
     let response = match sent {
         Ok(response) => response.map(|body| body.holding(share)),
         Err(error) => return failed(error, Fwd::Bypass),

@@ -155,6 +155,7 @@ async fn carry_out(
             // The rest of the write needs the intent.
             let carried_out = Some(&intent).filter(|_| rest.is_none());
             log_unverified_caller(running, &matches, end, scope, &http);
+            let _step = http.step("invalidate");
             let origin = origin(&http, answer.as_ref().ok().map(Response::status));
             let why = Why { rules: applied(&matches, end), id: Some(intent.id.clone()), ..origin.into() };
             Some(invalidate(running, &matches, end, &what, carried_out, why).await)
@@ -176,7 +177,7 @@ async fn carry_out(
         let message = "the write was carried out, but Redis does not answer: other proxies may not know of it yet";
         return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);
     }
-    let invalidated = running.config.log.access.then(|| described(&what)).flatten();
+    let invalidated = http.telemetry.is_some().then(|| described(&what)).flatten();
     let mut answered = match answer {
         Ok(answer) => {
             let stamp = before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before));
@@ -486,8 +487,7 @@ async fn forward(
     fields: HeaderMap,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
-    let (client, path) = (http.sharer(running), http.target.path_and_query());
-    running.upstream.send(client, &http.method, &path, fields, body, http.interim.clone()).await
+    http.send(running, None, &http.method, fields, body).await
 }
 
 #[cfg(test)]

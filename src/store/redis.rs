@@ -73,6 +73,7 @@ use super::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
 use super::{FamilyOf, KeyCounts, Link, LookupReply, Outage, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
 use crate::marks::{MarksView, Tag};
+use crate::metrics::Metrics;
 
 mod channel;
 mod cluster;
@@ -127,6 +128,8 @@ pub struct RedisStore {
     link: Arc<link::Connector>,
     namespace: Arc<Namespace>,
     messages: broadcast::Sender<Message>,
+    /// Where the times of requests are counted.
+    metrics: Option<Arc<Metrics>>,
     /// Runs the link.
     _keeping: AbortOnDropHandle<()>,
     /// Runs the subscription to the channel.
@@ -147,7 +150,27 @@ impl RedisStore {
         let messages = broadcast::Sender::new(channel::BEHIND_MAX);
         let listening = channel::listen(Arc::clone(&link), namespace.channel.clone(), messages.clone());
         let listening = AbortOnDropHandle::new(tokio::spawn(listening));
-        Ok(RedisStore { link, namespace, messages, _keeping: keeping, _listening: listening })
+        Ok(RedisStore { link, namespace, messages, metrics: None, _keeping: keeping, _listening: listening })
+    }
+
+    /// The same with its times counted.
+    #[must_use]
+    pub fn counted_in(self, metrics: &Arc<Metrics>) -> RedisStore {
+        RedisStore { metrics: Some(Arc::clone(metrics)), ..self }
+    }
+
+    /// Counts the time of a request.
+    async fn timed<T>(
+        &self,
+        op: &'static str,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let start = Instant::now();
+        let reply = request.await;
+        if let (Some(metrics), false) = (&self.metrics, matches!(reply, Err(StoreError::Away(_)))) {
+            metrics.store_answered(op, start.elapsed());
+        }
+        reply
     }
 
     /// Waits for the end of the first attempt to connect, at most the connect time limit, and returns the result of the latest
@@ -211,36 +234,40 @@ impl fmt::Debug for RedisStore {
 
 impl Store for RedisStore {
     fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, LookupReply> {
-        Box::pin(async move {
+        let found = async move {
             let connections = self.link.connections()?;
             let Some(entries) = connections.entries_on_marks_server() else {
                 return self.lookup_in_cluster(key, tags).await;
             };
             let found = self.namespace.lookup(&connections, entries, key, tags);
             self.link.within_limit(&connections, found).await
-        })
+        };
+        Box::pin(self.timed("lookup", found))
     }
 
     fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, MarksView> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.view(&connections, tags).await }))
+        let view = self.ask(move |connections| async move { self.namespace.view(&connections, tags).await });
+        Box::pin(self.timed("view", view))
     }
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()> {
-        Box::pin(self.ask_entry_node(self.namespace.entry(key), move |name, mut node| async move {
+        let put = self.ask_entry_node(self.namespace.entry(key), move |name, mut node| async move {
             let ttl = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
             let mut set = redis::cmd("SET");
             set.arg(&name).arg(&value[..]).arg("PX").arg(ttl).query_async(&mut node).await
-        }))
+        });
+        Box::pin(self.timed("put", put))
     }
 
     fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated> {
-        Box::pin(async move {
+        Box::pin(self.timed("invalidate", async move {
             self.ask(move |c| async move { self.namespace.invalidate(&c, tags, cause).await }).await?
-        })
+        }))
     }
 
     fn sync<'a>(&'a self, me: &'a Membership) -> Reply<'a, Synced> {
-        Box::pin(async move { self.ask(move |c| async move { self.namespace.sync(&c, me).await }).await? })
+        let sync = async move { self.ask(move |c| async move { self.namespace.sync(&c, me).await }).await? };
+        Box::pin(self.timed("sync", sync))
     }
 
     fn reach(&self) -> Reply<'_, MarksView> {
@@ -266,9 +293,9 @@ impl Store for RedisStore {
     }
 
     fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, MarksView> {
-        Box::pin(async move {
+        Box::pin(self.timed("record", async move {
             self.ask(move |c| async move { self.namespace.record(&c, intent, within).await }).await?
-        })
+        }))
     }
 
     fn forget<'a>(&'a self, intent: &'a str) -> Reply<'a, ()> {
@@ -282,9 +309,10 @@ impl Store for RedisStore {
         lasting: Duration,
         instead_of: Option<&'a FleetLock>,
     ) -> Reply<'a, LockReply> {
-        Box::pin(self.ask_entry_node(self.namespace.fetch(fetch), move |name, node| async move {
+        let locked = self.ask_entry_node(self.namespace.fetch(fetch), move |name, node| async move {
             self.namespace.lock_fetch(node, &name, lock, lasting, instead_of).await
-        }))
+        });
+        Box::pin(self.timed("lock_fetch", locked))
     }
 
     fn unlock_fetch<'a>(&'a self, fetch: &'a str, lock: &'a FleetLock, stored: bool) -> Reply<'a, ()> {
@@ -298,9 +326,10 @@ impl Store for RedisStore {
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
-        Box::pin(self.ask_entry_node(self.namespace.entry(key), |name, mut node| async move {
+        let removed = self.ask_entry_node(self.namespace.entry(key), |name, mut node| async move {
             redis::cmd("UNLINK").arg(&name).query_async(&mut node).await
-        }))
+        });
+        Box::pin(self.timed("remove", removed))
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {

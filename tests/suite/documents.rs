@@ -61,7 +61,8 @@ fn operations_lists_every_metric_and_no_other() {
     // The exposition adds units and `_total`, and leaves out what has no value yet.
     let bare = |name: &str| {
         let name = name.strip_suffix("_total").unwrap_or(name);
-        name.strip_suffix("_seconds").or(name.strip_suffix("_bytes")).unwrap_or(name).to_owned()
+        let unit = ["_seconds", "_bytes", "_info"].into_iter().find_map(|unit| name.strip_suffix(unit));
+        unit.unwrap_or(name).to_owned()
     };
     let names = |pattern: &str, text: &str| -> BTreeSet<String> {
         regex::Regex::new(pattern).unwrap().captures_iter(text).map(|found| bare(&found[1])).collect()

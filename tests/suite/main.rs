@@ -28,6 +28,7 @@ mod support;
 #[path = "../http/mod.rs"]
 mod http;
 
+mod access;
 mod admin;
 mod admin_tokens;
 mod again;
@@ -60,6 +61,7 @@ mod names;
 mod operator;
 mod outages;
 mod policies;
+mod prometheus;
 mod purges;
 mod races;
 mod reads;
@@ -77,5 +79,6 @@ mod sweeper;
 mod systems;
 mod tls;
 mod tokens;
+mod traces;
 mod warm;
 mod writes;

@@ -138,15 +138,13 @@ async fn ask(
     if conditionally {
         context.make_conditional(&mut fields);
     }
-    let path = request.client_request.target.path_and_query();
     let (method, body) = match &request.content {
         Some(content) => (request.client_request.method.clone(), RequestBody::Whole(content.clone())),
         None => (Method::GET, RequestBody::Empty),
     };
     let begun = Instant::now();
     times.0 = running.cache.now();
-    let interim = request.client_request.interim.clone();
-    let mut answer = running.upstream.send_from(place, &method, &path, fields, body, interim).await;
+    let mut answer = request.client_request.send(running, Some(place), &method, fields, body).await;
     times.1 = running.cache.now();
     running.top.fetched(&request.reported_url(), request.family_name(), begun.elapsed());
     if let Ok(answer) = &mut answer {
@@ -304,6 +302,7 @@ async fn store(
     body: Bytes,
 ) -> bool {
     let FetchContext { request, primary, vary_index, view, .. } = context;
+    let _step = request.client_request.step("store");
     // While Redis does not answer there is no stamp, and without one the response could never be proved current.
     let stored = view.map(|view| {
         let (vary_index, tags) = (vary_index.as_deref(), verdict.tags(request));

@@ -46,6 +46,8 @@ pub struct Larder {
     pub dir: TempDir,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// What it writes to standard output.
+    output: Mutex<Receiver<String>>,
     /// The pipe that it logs to, while nobody reads it.
     #[allow(dead_code, reason = "the attacks use it")]
     unread: Option<ChildStderr>,
@@ -116,7 +118,7 @@ impl Plan {
             let _ = child.kill();
             panic!("larder did not say where it listens; its log:\n{}", log.lock().unwrap());
         };
-        Larder { address, admin, dir, child, log, unread }
+        Larder { address, admin, dir, child, log, output: Mutex::new(lines), unread }
     }
 
     /// Starts it and waits until it gives up.
@@ -322,6 +324,13 @@ impl Larder {
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// The next line on standard output.
+    #[allow(dead_code, reason = "the attacks use no output")]
+    #[track_caller]
+    pub fn next_output(&self) -> String {
+        self.output.lock().unwrap().recv_timeout(PATIENCE).expect("there is another line")
     }
 
     /// Begins to read what it logs.
