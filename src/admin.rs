@@ -60,6 +60,7 @@ pub mod refusal;
 pub mod report;
 pub mod routes;
 pub mod rules;
+pub mod rules_diff;
 pub mod self_test;
 pub mod state;
 pub mod statistics;

@@ -7,13 +7,23 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Overrides, schema};
+use admin_client::{AdminArguments, BearerArguments};
 
 mod admin_client;
+mod bypass;
 mod check;
+mod entries;
 mod explain;
+mod generate;
 mod healthcheck;
+mod invalidate;
+mod log;
+mod output;
+mod reload;
 mod serve;
+mod stats;
 mod token;
+mod top;
 mod warm;
 
 /// A caching reverse proxy whose cached responses are never older than the last acknowledged write.
@@ -32,14 +42,36 @@ enum Command {
     Check(CheckArguments),
     /// Explain what Larder would do with a request, and why.
     Explain(ExplainArguments),
-    /// Have a running Larder fetch what [[warm]] names.
-    Warm(WarmArguments),
     /// Make a token for the admin, and the digest of it for the rules file.
     Token(TokenArguments),
     /// Exit with 0 if the Larder on this machine is ready, else with 1.
     Healthcheck(HealthcheckArguments),
     /// Print the JSON Schema of rules.toml, for editors.
     Schema,
+    /// Print the rates of a running Larder, by family.
+    Stats(stats::StatsArguments),
+    /// Watch a running Larder: families, most read and missed URLs, invalidations.
+    Top(top::TopArguments),
+    /// Print recent invalidations, with the writes and rules behind them.
+    Log(log::LogArguments),
+    /// List the entries of a running Larder, or show or delete one.
+    Entries(entries::EntriesArguments),
+    /// Purge families, instances, URLs, groups or everything.
+    Purge(invalidate::PurgeArguments),
+    /// Purge, or let entries be served stale while they are fetched again; once for each deployment.
+    Invalidate(invalidate::InvalidateArguments),
+    /// Have a running Larder fetch what [[warm]] names.
+    Warm(WarmArguments),
+    /// Turn caching off for a family, for some time.
+    Bypass(bypass::BypassArguments),
+    /// Have a running Larder read its rules file again.
+    Reload(reload::ReloadArguments),
+    /// Show what another rules file would change, invalidate and not invalidate any more.
+    Diff(reload::DiffArguments),
+    /// Print the completions for a shell.
+    Completions(generate::CompletionsArguments),
+    /// Print the manual page, or write a page for each command.
+    Man(generate::ManArguments),
 }
 
 /// Where the configuration comes from. Flags override `LARDER_…` variables, and both override the file.
@@ -135,9 +167,8 @@ struct ExplainArguments {
     /// Ask a running Larder what it has stored for the request. Takes the URL of its admin.
     #[arg(long, value_name = "URL", conflicts_with = "answer")]
     admin: Option<String>,
-    /// Token for the admin.
-    #[arg(long, env = "LARDER_ADMIN_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    #[command(flatten)]
+    token: BearerArguments,
     /// Rules file. The default is ./rules.toml if it exists.
     #[arg(long, value_name = "FILE", env = "LARDER_RULES")]
     rules: Option<PathBuf>,
@@ -154,18 +185,17 @@ struct ExplainArguments {
     after_help = "Exits with 1 if something could not be fetched or stored, with --wait, or if Larder refuses."
 )]
 struct WarmArguments {
-    /// URL of the admin of the running Larder.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
-    admin: String,
+    #[command(flatten)]
+    admin: AdminArguments,
     /// Warm only what belongs to this family.
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
     /// Wait for the end, and show the progress.
     #[arg(long)]
     wait: bool,
-    /// Token for the admin.
-    #[arg(long, env = "LARDER_ADMIN_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    /// Print the admin's JSON at the end, or the begun run without --wait.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -239,20 +269,24 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Check(arguments) => print(check::check(&arguments, &|name| std::env::var(name).ok())),
         Command::Explain(arguments) => print(explain::explain(&arguments)),
-        Command::Warm(arguments) => warm::warm(&arguments),
         Command::Token(arguments) => print(token::token(&arguments)),
         Command::Healthcheck(arguments) => healthcheck::healthcheck(arguments),
         Command::Schema => print((format!("{:#}", schema::schema()), 0)),
+        Command::Stats(arguments) => stats::stats(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
+        Command::Log(arguments) => log::log(&arguments),
+        Command::Entries(arguments) => entries::entries(&arguments),
+        Command::Purge(arguments) => invalidate::purge(&arguments),
+        Command::Invalidate(arguments) => invalidate::invalidate(&arguments),
+        Command::Warm(arguments) => warm::warm(&arguments),
+        Command::Bypass(arguments) => bypass::bypass(&arguments),
+        Command::Reload(arguments) => reload::reload(&arguments),
+        Command::Diff(arguments) => reload::diff(&arguments),
+        Command::Completions(arguments) => generate::completions(&arguments),
+        Command::Man(arguments) => generate::man(&arguments),
     };
     ExitCode::from(code)
 }
-
-fn complain(error: &str, code: u8) -> u8 {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "larder: {error}");
-    code
-}
-
 fn print((text, code): (String, u8)) -> u8 {
     use std::io::Write;
     // A closed pipe (`larder check | head`) is no error.

@@ -44,7 +44,7 @@ pub use purge::PurgeConfig;
 pub use warm::WarmTable;
 
 /// Largest rules file, in bytes.
-const FILE: u64 = 4 << 20;
+pub const MAX_FILE: usize = 4 << 20;
 
 /// The configuration of a running Larder.
 #[derive(Debug)]
@@ -343,8 +343,8 @@ pub fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE {
+    std::fs::File::open(path)?.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_FILE {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 4 MiB"));
     }
     Ok(bytes)

@@ -201,6 +201,17 @@ pub struct Reloaded {
     pub needs_restart: Vec<String>,
 }
 
+/// What a reload with other content of the file would do.
+#[derive(Debug)]
+pub struct Preview {
+    /// The rules of that content.
+    pub rules: RuleSet,
+    /// Names of the families that the reload invalidates.
+    pub invalidated: Vec<String>,
+    /// Changed fields that take effect only at a restart.
+    pub needs_restart: Vec<String>,
+}
+
 /// The total is what fits into the places at upstream and their queue.
 fn unshared(server: &ServerConfig) -> Arc<Shares> {
     let all = server.max_upstream_requests as u64 * 2;
@@ -312,7 +323,9 @@ impl Running {
         };
         let before = self.live();
         // Before the rules are taken out of it.
-        let new_jwt = std::mem::take(&mut config.jwt);
+        let needs_restart = self.needs_restart(&config);
+        // Not built: they take effect at a restart.
+        config.jwt = None;
         let live = Live {
             // A new secret, other credentials or keys take effect at a restart, as the rest of their tables.
             redaction: before.redaction.clone(),
@@ -324,15 +337,15 @@ impl Running {
             bypasses: Arc::clone(&before.bypasses),
             ..Live::take(&mut config, &self.metrics)
         };
-        config.jwt = new_jwt;
-        let changed = changed(&self.live().rules, &live.rules);
+        let changed = changed(&before.rules, &live.rules);
+        let changed: Vec<Tag> = changed.into_iter().map(|family| Tag::family(&family)).collect();
         if !changed.is_empty() {
             self.cache.invalidate(&changed, OriginKind::Rules).await;
         }
         let reloaded = Reloaded {
             families: live.rules.stated().len(),
             invalidations: live.rules.invalidations().len(),
-            needs_restart: self.needs_restart(&config, &live),
+            needs_restart,
         };
         self.cache.log().set_owners(FamilyOwners::of(&live.rules));
         self.live.store(Arc::new(live));
@@ -348,14 +361,30 @@ impl Running {
         Ok(reloaded)
     }
 
+    /// What a reload would do if the file had this content.
+    ///
+    /// # Errors
+    ///
+    /// The content has faults.
+    pub fn preview(&self, content: &[u8]) -> Result<Preview, LoadError> {
+        let env = |name: &str| std::env::var(name).ok();
+        let name = self.file().unwrap_or(Path::new("rules.toml"));
+        let config = Config::check(name, content, &self.config.overrides, &env)?;
+        Ok(Preview {
+            invalidated: changed(&self.live().rules, &config.rules),
+            needs_restart: self.needs_restart(&config),
+            rules: config.rules,
+        })
+    }
+
     /// Fields that have changed and take effect only when Larder is started again.
-    fn needs_restart(&self, config: &Config, live: &Live) -> Vec<String> {
+    fn needs_restart(&self, config: &Config) -> Vec<String> {
         let memory = self.cache.memory();
         let too_large = |max_body: &u64| *max_body > memory.largest_body() && memory.is_divided();
         let of_families =
-            live.rules.families().iter().filter(|family| family.max_body.as_ref().is_some_and(too_large));
+            config.rules.families().iter().filter(|family| family.max_body.as_ref().is_some_and(too_large));
         let of_families = of_families.map(|family| format!("max_body of family \"{}\"", family.name));
-        let of_memory = too_large(&live.max_body).then(|| "[memory] max_body".to_owned());
+        let of_memory = too_large(&config.memory.max_body).then(|| "[memory] max_body".to_owned());
         self.config.differs(config).into_iter().map(str::to_owned).chain(of_memory).chain(of_families).collect()
     }
 
@@ -397,15 +426,15 @@ fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {
     content.as_ref().ok()?.as_deref().map(config::digest)
 }
 
-/// Tags of the families whose definition or invalidation rules have changed.
-fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
+/// Names of the families whose definition or invalidation rules have changed.
+fn changed(before: &RuleSet, now: &RuleSet) -> Vec<String> {
     let is_same = |family: &Family| {
         before.family(&family.name).is_some_and(|there| {
             there.definition == family.definition
                 && written(before.invalidating(there)) == written(now.invalidating(family))
         })
     };
-    now.families().iter().filter(|family| !is_same(family)).map(|family| Tag::family(&family.name)).collect()
+    now.families().iter().filter(|family| !is_same(family)).map(|family| family.name.clone()).collect()
 }
 
 type Written<'r> = (&'r str, &'r WriteMethods, &'r StatusSet, [&'r [String]; 2], [Option<Duration>; 2], bool);

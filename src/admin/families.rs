@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use super::key_stats::Swept;
 use super::report::{FamilyActivity, FamilyDefinition, FamilyReport, Success};
 use super::state::{At, Shared};
-use crate::running::Live;
+use crate::rules::RuleSet;
 
 /// Its routes.
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -40,7 +40,7 @@ pub async fn families(State(state): At) -> Json<Success<Families>> {
         FamilyActivity::new(counters, kept, state.running().metrics.refetches(&counters.family))
     };
     let report = |definition: FamilyDefinition, id| FamilyReport { definition, activity: activity(Some(id)) };
-    let definitions = definitions(&live).into_iter().zip(0..);
+    let definitions = definitions(&live.rules).into_iter().zip(0..);
     Json(Success::of(Families {
         families: definitions.map(|(definition, id)| report(definition, id)).collect(),
         without_family: activity(None),
@@ -49,7 +49,7 @@ pub async fn families(State(state): At) -> Json<Success<Families>> {
     }))
 }
 /// All families, in the order of the rules file.
-pub(super) fn definitions(live: &Live) -> Vec<FamilyDefinition> {
-    let families = live.rules.families().iter();
-    families.map(|family| FamilyDefinition::new(family, &live.rules.invalidating(family))).collect()
+pub(super) fn definitions(rules: &RuleSet) -> Vec<FamilyDefinition> {
+    let families = rules.families().iter();
+    families.map(|family| FamilyDefinition::new(family, &rules.invalidating(family))).collect()
 }

@@ -16,7 +16,7 @@ use super::routes::Access;
 use super::state::{At, Shared};
 use super::{
     bypass, caller, entries, events, explain, exposition, families, fleet, health, history, index, invalidate,
-    log, purge, refusal, rules, statistics, story, top, warm, writes,
+    log, purge, refusal, rules, rules_diff, statistics, story, top, warm, writes,
 };
 
 /// The name of the only security scheme.
@@ -51,6 +51,7 @@ pub fn router() -> OpenApiRouter<Shared> {
         .merge(bypass::routes())
         .merge(warm::routes())
         .merge(rules::routes())
+        .merge(rules_diff::routes())
         .merge(exposition::routes());
     complete(router.get_openapi_mut());
     router

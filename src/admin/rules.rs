@@ -39,7 +39,7 @@ pub async fn rules(State(state): At) -> Json<Success<Rules>> {
     Json(Success::of(Rules {
         file: state.running().file().map(|file| file.display().to_string()),
         since: humantime::format_rfc3339_seconds(live.since).to_string(),
-        families: definitions(&live),
+        families: definitions(&live.rules),
         invalidations: live.rules.invalidations().iter().map(InvalidationDefinition::from).collect(),
         last_error: state.running().refused().as_ref().map(edit_fault),
     }))
@@ -77,7 +77,7 @@ pub async fn reload(State(state): At) -> Answer<ReloadReport> {
     })))
 }
 
-fn edit_fault(error: &LoadError) -> EditFault {
+pub(super) fn edit_fault(error: &LoadError) -> EditFault {
     EditFault::new(&error.to_string(), faults(error))
 }
 

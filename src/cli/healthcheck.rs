@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use super::admin_client::AdminClient;
-use super::{HealthcheckArguments, complain};
+use super::HealthcheckArguments;
+use super::admin_client::{AdminClient, Content};
+use super::output::{FAILED, complain};
 use crate::admin::auth;
 use crate::config;
 
@@ -17,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) fn healthcheck(arguments: HealthcheckArguments) -> u8 {
     match url(arguments).and_then(|url| ask(&url)) {
         Ok(()) => 0,
-        Err(error) => complain(&error, 1),
+        Err(error) => complain(error, FAILED),
     }
 }
 
@@ -48,11 +49,11 @@ fn ask(url: &str) -> Result<(), String> {
     let client = AdminClient::new(url, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot ask {url}/readyz: {error}"))?;
-    let answer = async { tokio::time::timeout(PATIENCE, client.send(&Method::GET, "/readyz")).await };
+    let answer = async { tokio::time::timeout(PATIENCE, client.send(&Method::GET, "/readyz", Content::None)).await };
     match runtime.block_on(answer) {
         Ok(Ok((StatusCode::OK, _))) => Ok(()),
         Ok(Ok((status, _))) => Err(format!("not ready: {url}/readyz answered {status}")),
-        Ok(Err(error)) => Err(format!("not ready: {url}/readyz: {error}")),
+        Ok(Err(error)) => Err(format!("not ready: {error}")),
         Err(_) => Err(format!("not ready: {url}/readyz has not answered within {} s", PATIENCE.as_secs())),
     }
 }

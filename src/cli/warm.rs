@@ -1,14 +1,15 @@
 //! `larder warm` asks a running Larder to warm its cache, and shows the progress: a bar on a terminal, lines elsewhere.
 
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::admin_client::{AdminClient, encoded};
-use super::{WarmArguments, complain};
+use super::WarmArguments;
+use super::admin_client::{AdminClient, Content, encoded};
+use super::output::{self, USAGE, say, text};
 
 /// How often the progress is asked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -18,23 +19,10 @@ const LINES: u32 = 25;
 
 /// Returns the exit code: 0 if all is well, 1 if Larder refuses or something was not warmed, 2 for a faulty argument.
 pub(super) fn warm(arguments: &WarmArguments) -> u8 {
-    let client = match AdminClient::new(&arguments.admin, arguments.token.clone()) {
-        Ok(client) => client,
-        Err(error) => return complain(&error, 2),
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("cannot ask: {error}"), 1),
-    };
-    match runtime.block_on(ask(arguments, &client)) {
-        Ok(code) => code,
-        Err(error) => complain(&error, 1),
+    match arguments.admin.client() {
+        Ok(client) => output::run(ask(arguments, &client)),
+        Err(error) => output::complain(error, USAGE),
     }
-}
-
-fn say(line: &str) {
-    // A closed pipe is no error.
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 async fn ask(arguments: &WarmArguments, client: &AdminClient) -> Result<u8, String> {
@@ -42,20 +30,20 @@ async fn ask(arguments: &WarmArguments, client: &AdminClient) -> Result<u8, Stri
         .family
         .as_ref()
         .map_or_else(|| "/cache/warm".to_owned(), |family| format!("/cache/warm/{}", encoded(family)));
-    let begun = json(arguments, client.send(&Method::POST, &path).await)?;
+    let begun = client.call(&Method::POST, &path, Content::None).await?;
     let run = begun["run"].as_u64().unwrap_or_default();
     if !arguments.wait {
-        say(begun["message"].as_str().unwrap_or_default());
+        say(&if arguments.json { format!("{begun:#}") } else { text(&begun["message"]) });
         return Ok(0);
     }
     let mut progress = Progress::new();
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
-        let state = json(arguments, client.send(&Method::GET, "/cache/warm").await)?;
+        let state = client.get("/cache/warm").await?;
         let is_ours = |report: &&Value| report["run"] == run;
         if let Some(report) = state["reports"].as_array().into_iter().flatten().find(is_ours) {
             progress.end();
-            return Ok(finish(report));
+            return Ok(finish(report, arguments.json));
         }
         match Some(&state["run"]).filter(is_ours) {
             Some(report) => progress.show(report),
@@ -67,24 +55,15 @@ async fn ask(arguments: &WarmArguments, client: &AdminClient) -> Result<u8, Stri
     }
 }
 
-/// The content of a response.
-fn json(arguments: &WarmArguments, answer: Result<(StatusCode, bytes::Bytes), String>) -> Result<Value, String> {
-    let admin = &arguments.admin;
-    let (status, body) =
-        answer.map_err(|error| format!("{admin}: {error}; is this the admin of a running Larder?"))?;
-    let json: Value = serde_json::from_slice(&body).unwrap_or_default();
-    if status.is_success() && json["success"] == true {
-        return Ok(json);
-    }
-    Err(match (json["error"].as_str(), json["what_to_do"].as_str()) {
-        (Some(error), Some(what_to_do)) => format!("{admin}: {error}; {what_to_do}"),
-        _ => format!("{admin} answered {status}; is this the admin of a running Larder?"),
-    })
-}
-
 /// Prints what became of a run.
-fn finish(report: &Value) -> u8 {
+fn finish(report: &Value, is_json: bool) -> u8 {
     let count = |name: &str| report[name].as_u64().unwrap_or_default();
+    let list = |name: &str| report[name].as_array().cloned().unwrap_or_default();
+    let code = u8::from(count("not_stored") + count("failed") > 0 || !list("problems").is_empty());
+    if is_json {
+        say(&format!("{report:#}"));
+        return code;
+    }
     say(&format!(
         "{} paths in {:.1} s: {} fetched, {} already fresh, {} not stored, {} failed",
         count("paths"),
@@ -94,17 +73,15 @@ fn finish(report: &Value) -> u8 {
         count("not_stored"),
         count("failed"),
     ));
-    let list = |name: &str| report[name].as_array().cloned().unwrap_or_default();
     for reason in list("reasons") {
-        let text = |name: &str| reason[name].as_str().unwrap_or_default().to_owned();
-        let result = text("result").replace('_', " ");
-        say(&format!("  {} {result}: {} (such as {})", reason["count"], text("reason"), text("example")));
+        let of = |name: &str| text(&reason[name]);
+        let result = of("result").replace('_', " ");
+        say(&format!("  {} {result}: {} (such as {})", of("count"), of("reason"), of("example")));
     }
-    let problems = list("problems");
-    for problem in &problems {
-        say(&format!("  {}", problem.as_str().unwrap_or_default()));
+    for problem in list("problems") {
+        say(&format!("  {}", text(&problem)));
     }
-    u8::from(count("not_stored") + count("failed") > 0 || !problems.is_empty())
+    code
 }
 
 /// Shows how far a run is.
@@ -136,7 +113,9 @@ impl Progress {
                 bar.set_position(done);
                 bar.set_message(format!("{} fetched, {} failed", count("fetched"), count("failed")));
             }
-            None if self.polls.is_multiple_of(LINES) => say(&format!("{done} of {paths} paths")),
+            None if self.polls.is_multiple_of(LINES) => {
+                say(&format!("{done} of {paths} paths"));
+            }
             None => {}
         }
         (self.polls, self.lost) = (self.polls.wrapping_add(1), 0);

@@ -4,6 +4,7 @@ use http::Method;
 use regex_syntax::hir::Hir;
 use regex_syntax::hir::literal::{Extractor, Literal};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::language::{self, Common};
 use super::nearest::listing;
@@ -48,7 +49,7 @@ static PERSONAL: [&str; 11] = [
 ];
 
 /// A warning about valid rules.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Warning {
     /// Line of the family or rule, from 1.
     pub line: usize,

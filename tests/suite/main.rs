@@ -37,6 +37,7 @@ mod authorize;
 mod browsers;
 mod bypass;
 mod causes;
+mod cli;
 mod clocks;
 mod cluster;
 mod collapse;

@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::{ExplainError, wait};
-use crate::cli::admin_client::{AdminClient, encoded};
+use crate::cli::admin_client::{AdminClient, Content, encoded};
 use crate::cli::{ExplainArguments, variable};
 use crate::proxy::explain::{Explainer, StoredExplanation};
 
@@ -18,13 +18,13 @@ pub(super) fn stored_now(
         let only = format!("only responses to GET, HEAD and QUERY are stored; omit --admin to explain a {method}");
         return Err(ExplainError::Usage(only));
     }
-    let token = arguments.token.clone().or_else(|| variable("LARDER_VIEWER_TOKEN"));
+    let token = arguments.token.token().map_err(ExplainError::Usage)?;
+    let token = token.or_else(|| variable("LARDER_VIEWER_TOKEN"));
     let client = AdminClient::new(admin, token).map_err(ExplainError::Usage)?;
     let asked = question(arguments, method);
-    let (status, body) = wait(client.send(&Method::GET, &asked))?.map_err(|error| {
-        ExplainError::NoAnswer(format!("{admin}: {error}; is this the admin of a running Larder?"))
-    })?;
-    read(admin, status, &body)
+    let answered = wait(client.send(&Method::GET, &asked, Content::None))?;
+    let (status, body) = answered.map_err(ExplainError::NoAnswer)?;
+    read(&client, admin, status, &body)
 }
 
 fn question(arguments: &ExplainArguments, method: &Method) -> String {
@@ -36,21 +36,21 @@ fn question(arguments: &ExplainArguments, method: &Method) -> String {
     path
 }
 
-fn read(admin: &str, status: StatusCode, body: &[u8]) -> Result<StoredExplanation, ExplainError> {
+fn read(
+    client: &AdminClient,
+    admin: &str,
+    status: StatusCode,
+    body: &[u8],
+) -> Result<StoredExplanation, ExplainError> {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |name: &str| json[name].as_str().unwrap_or_default();
     if status.is_success() {
-        let stored_now = serde_json::from_value(json.clone());
-        return stored_now.map_err(|_| {
+        return serde_json::from_value(json).map_err(|_| {
             ExplainError::NoAnswer(format!(
                 "{admin} does not answer as this version of Larder does; use the larder it runs"
             ))
         });
     }
-    let message = match text("error") {
-        "" => format!("{admin} answered {status}; is this the admin of a running Larder?"),
-        error => format!("{admin}: {error}; {}", text("what_to_do")),
-    };
+    let message = client.refusal(status, &json);
     Err(if status == StatusCode::BAD_REQUEST {
         ExplainError::Usage(message)
     } else {

@@ -1,0 +1,68 @@
+//! `larder bypass` turns caching off for a family of a running Larder, for some time.
+
+use std::time::Duration;
+
+use clap::Args;
+use http::Method;
+
+use super::admin_client::{AdminArguments, Content, encoded, with_query};
+use super::output::{self, USAGE, say, text};
+
+#[derive(Debug, Args)]
+pub(super) struct BypassArguments {
+    #[command(flatten)]
+    admin: AdminArguments,
+    /// The family. Without it: which families are bypassed now.
+    family: Option<String>,
+    /// For how long: 10m.
+    #[arg(long = "for", value_name = "TIME", requires = "family", conflicts_with = "off", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+    /// Cache the family again at once.
+    #[arg(long, requires = "family")]
+    off: bool,
+    /// Print the admin's JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn bypass(arguments: &BypassArguments) -> u8 {
+    let client = match arguments.admin.client() {
+        Ok(client) => client,
+        Err(error) => return output::complain(error, USAGE),
+    };
+    if arguments.family.is_some() && arguments.duration.is_none() && !arguments.off {
+        return output::complain("say for how long: --for 10m, or --off to cache the family again", USAGE);
+    }
+    let of_family = |family: &String| format!("/cache/bypass/{}", encoded(family));
+    output::run(async {
+        let answer = match &arguments.family {
+            None => client.get("/cache/bypass").await?,
+            Some(family) if arguments.off => {
+                client.call(&Method::DELETE, &of_family(family), Content::None).await?
+            }
+            Some(family) => {
+                let time =
+                    arguments.duration.map(|time| humantime::format_duration(time).to_string().replace(' ', ""));
+                client
+                    .call(&Method::POST, &with_query(&of_family(family), &[("for", time)]), Content::None)
+                    .await?
+            }
+        };
+        if arguments.json {
+            say(&format!("{answer:#}"));
+            return Ok(0);
+        }
+        if let Some(message) = answer["message"].as_str() {
+            say(&output::printable(message));
+            return Ok(0);
+        }
+        let bypasses = answer["bypasses"].as_array().cloned().unwrap_or_default();
+        let row =
+            |bypass: &serde_json::Value| [text(&bypass["family"]), text(&bypass["until"]), text(&bypass["by"])];
+        match bypasses.is_empty() {
+            true => say("No family is bypassed."),
+            false => say(&output::table(&["family", "until", "by"], &[], bypasses.iter().map(row))),
+        };
+        Ok(0)
+    })
+}

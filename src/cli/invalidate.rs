@@ -1,0 +1,170 @@
+//! `larder invalidate` and `larder purge` invalidate entries of a running Larder, or show what they would invalidate.
+
+use clap::Args;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::admin_client::{AdminArguments, Content};
+use super::output::{self, USAGE, bytes, say, text};
+
+#[derive(Debug, Args)]
+pub(super) struct PurgeArguments {
+    #[command(flatten)]
+    admin: AdminArguments,
+    #[command(flatten)]
+    selection: Selection,
+    /// Only say how many entries it is, with samples.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the admin's JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InvalidateArguments {
+    #[command(flatten)]
+    purge: PurgeArguments,
+    /// Entries may be served stale while they are fetched again.
+    #[arg(long)]
+    soft: bool,
+    /// Name of a deployment, such as a commit: a second request with it changes nothing.
+    #[arg(long, value_name = "NAME")]
+    deploy: Option<String>,
+}
+
+/// What is invalidated.
+#[derive(Debug, Args)]
+struct Selection {
+    /// Families, and instances of them: user, user:7, booking.*
+    #[arg(value_name = "FAMILY")]
+    families: Vec<String>,
+    /// Everything.
+    #[arg(long, conflicts_with_all = ["families", "url", "prefix", "glob", "group", "tag"])]
+    all: bool,
+    /// All variants of a URL or path; repeatable, as all that follow.
+    #[arg(long, value_name = "URL")]
+    url: Vec<String>,
+    /// All URLs that begin with this path.
+    #[arg(long, value_name = "PATH")]
+    prefix: Vec<String>,
+    /// All URLs that match: /users/*/photo
+    #[arg(long, value_name = "PATTERN")]
+    glob: Vec<String>,
+    /// Responses that name this group in Cache-Groups, Surrogate-Key, Cache-Tag or xkey.
+    #[arg(long, value_name = "GROUP")]
+    group: Vec<String>,
+    /// A tag as `larder explain` and the log print it.
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+}
+
+impl Selection {
+    /// The content of the request. `None`: nothing is selected.
+    fn content(&self) -> Option<Value> {
+        let is_instance = |name: &&String| name.contains(':');
+        let instances: Vec<&String> = self.families.iter().filter(is_instance).collect();
+        let mut families: Vec<&str> =
+            self.families.iter().filter(|name| !is_instance(name)).map(String::as_str).collect();
+        if self.all {
+            families.push("*");
+        }
+        let lists = [
+            ("families", json!(families)),
+            ("instances", json!(instances)),
+            ("urls", json!(self.url)),
+            ("prefixes", json!(self.prefix)),
+            ("globs", json!(self.glob)),
+            ("groups", json!(self.group)),
+            ("tags", json!(self.tag)),
+        ];
+        let given = lists.into_iter().filter(|(_, list)| list.as_array().is_some_and(|list| !list.is_empty()));
+        let content: serde_json::Map<String, Value> = given.map(|(name, list)| (name.to_owned(), list)).collect();
+        (!content.is_empty()).then_some(Value::Object(content))
+    }
+}
+
+pub(super) fn purge(arguments: &PurgeArguments) -> u8 {
+    send(arguments, "hard", None)
+}
+
+pub(super) fn invalidate(arguments: &InvalidateArguments) -> u8 {
+    let mode = if arguments.soft { "soft" } else { "hard" };
+    send(&arguments.purge, mode, arguments.deploy.as_deref())
+}
+
+fn send(arguments: &PurgeArguments, mode: &str, deploy: Option<&str>) -> u8 {
+    let Some(mut content) = arguments.selection.content() else {
+        let error = "name what to invalidate: families such as user or user:7, --url, --prefix, --glob, --group, --tag, or --all";
+        return output::complain(error, USAGE);
+    };
+    content["mode"] = json!(mode);
+    content["dry_run"] = json!(arguments.dry_run);
+    if let Some(deploy) = deploy {
+        content["deploy"] = json!(deploy);
+    }
+    let client = match arguments.admin.client() {
+        Ok(client) => client,
+        Err(error) => return output::complain(error, USAGE),
+    };
+    output::run(async {
+        let answer = client.call(&Method::POST, "/cache/invalidate", Content::Json(content)).await?;
+        let receipt = &answer["receipt"];
+        say(&if arguments.json { format!("{answer:#}") } else { report(receipt) });
+        // It is in force in this proxy, and others have it when Redis is back.
+        Ok(u8::from(receipt["delivered"] == false && !arguments.dry_run))
+    })
+}
+
+fn report(receipt: &Value) -> String {
+    let is_dry = receipt["dry_run"] == true;
+    let count = match receipt["entries"].as_u64() {
+        Some(1) => "1 entry".to_owned(),
+        Some(entries) => format!("{entries} entries"),
+        None => "an unknown number of entries".to_owned(),
+    };
+    let least = if receipt["entries_complete"] == false { "at least " } else { "" };
+    let mut lines = vec![match (is_dry, receipt["repeated"] == true) {
+        (true, _) => format!("Would invalidate {least}{count} ({})", bytes(&receipt["bytes"])),
+        (false, true) => {
+            format!("Deployment {} has invalidated this before; nothing was done", text(&receipt["deploy"]))
+        }
+        (false, false) => {
+            format!("Invalidated {} ({least}{count}, {} ms)", text(&receipt["tags"]), text(&receipt["wait_ms"]))
+        }
+    }];
+    if !is_dry && receipt["delivered"] == false {
+        lines.push("Redis does not answer: other proxies get the invalidation when it is back".to_owned());
+    }
+    let samples = receipt["samples"].as_array().into_iter().flatten();
+    lines.extend(samples.map(|url| format!("  {}", text(url))));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: InvalidateArguments,
+    }
+
+    #[test]
+    fn what_is_selected_is_sent_and_nothing_is_no_selection() {
+        let content = |arguments: &[&str]| {
+            let parsed = Command::try_parse_from(["x"].iter().chain(arguments)).unwrap();
+            parsed.arguments.purge.selection.content()
+        };
+        assert_eq!(content(&[]), None);
+        assert_eq!(content(&["--all"]), Some(json!({ "families": ["*"] })));
+        assert_eq!(
+            content(&["user", "user:7", "--url", "/a", "--group", "g"]),
+            Some(json!({ "families": ["user"], "instances": ["user:7"], "urls": ["/a"], "groups": ["g"] }))
+        );
+        assert!(Command::try_parse_from(["x", "--all", "user"]).is_err());
+    }
+}
