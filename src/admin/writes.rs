@@ -1,5 +1,6 @@
 //! `GET /cache/writes`: writes that no rule matches, with the families that they may change, and the rule to add.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use axum::Json;
@@ -98,7 +99,7 @@ fn near(shape: &str, reads: &BTreeMap<String, u64>, families: &[Family]) -> Vec<
         common_segments: common_segments(shape, &family.path),
     });
     let mut near: Vec<NearFamily> = near.filter(|it| it.reads > 0 || it.common_segments > 0).collect();
-    near.sort_by(|one, other| (other.common_segments, other.reads).cmp(&(one.common_segments, one.reads)));
+    near.sort_by_key(|it| Reverse((it.common_segments, it.reads)));
     near.truncate(FAMILIES);
     near
 }

@@ -179,7 +179,7 @@ fn refetches_that_bring_the_same_body_are_the_cost_of_a_rule(tier: Tier) {
             site.upstream.on("GET /users", Reply::new("other"));
         }
         site.write("POST", "/users/create").has_status(200);
-        site.get("/users").shows("detail=invalidated; stored".split("; ").next().unwrap());
+        site.get("/users").shows("detail=invalidated");
     }
     let families = get(&site, "/cache/families");
     let expected = json!({ "after_invalidation": 4, "identical": 3, "identical_share": 75.0 });
