@@ -264,7 +264,7 @@ fn invalidations(purge: &Purge) -> Invalidations {
 /// A prefix of paths in the form that paths are stored in. None if it does not begin with `/`.
 pub fn prefix(text: &str, case: PathCase) -> Option<PathPattern> {
     let path = case.fold(normalise(text)).into_owned();
-    text.starts_with('/').then(|| PathPattern { text: path, is_prefix: true })
+    text.starts_with('/').then_some(PathPattern { text: path, is_prefix: true })
 }
 
 /// A glob of paths, in which `*` stands for any text. None if it does not begin with `/` or `*`.
