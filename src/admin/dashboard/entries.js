@@ -88,7 +88,7 @@ async function detail(entry, changed) {
     }
   } }, "Show the body");
   const drop = h("button", { type: "button", class: "danger", onclick: async () => {
-    if (!await confirmed("Remove this entry?", told.url, "Remove")) return;
+    if (!await confirmed("Remove this entry?", `${told.url}: all its variants, queries and callers are invalidated in the whole fleet.`, "Remove")) return;
     try {
       await remove(`/cache/entries/${encodeURIComponent(entry.key)}`);
       say("Removed.");

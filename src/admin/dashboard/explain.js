@@ -22,7 +22,7 @@ export function explain(root, signal, parameters) {
   const headers = h("textarea", { rows: 2, placeholder: "Authorization: Bearer …\nAccept-Language: de", spellcheck: "false" });
   const result = h("div", { "aria-live": "polite" });
   const form = h("form", { class: "filters", onsubmit: (event) => { event.preventDefault(); ask(); } },
-    field("Method", method), h("div", { class: "grow" }, field("URL or path", url)), h("div", { class: "full" }, field("Request fields, one a line", headers, "They are sent to Larder only, not to the API. Without credentials you see what an anonymous caller gets.")),
+    field("Method", method), h("div", { class: "grow" }, field("URL as clients send it, or a path", url)), h("div", { class: "full" }, field("Request fields, one a line", headers, "Without the credentials of a caller you see what an anonymous one gets. They go to Larder only, not to the API.")),
     h("button", { class: "primary" }, "Explain"));
   root.append(panel("A request", { note: "Decided as the proxy does. Nothing is changed, and the API is not asked." }, form), result);
 
@@ -30,9 +30,10 @@ export function explain(root, signal, parameters) {
     const lines = headers.value.split("\n").map((it) => it.trim()).filter(Boolean);
     try {
       const told = await get("/cache/explain", { url: url.value.trim(), method: method.value, header: lines }, signal);
-      const events = h("div", {});
-      fill(result, verdict(told), h("div", { class: "columns" }, route(told), invalidations(told)),
+      const [events, others] = [h("div", {}), h("div", {})];
+      fill(result, verdict(told), others, h("div", { class: "columns" }, route(told), invalidations(told)),
         panel("Story of this URL", { note: "Of the entry of this request: what this proxy stored and served, and what the fleet invalidated." }, events));
+      if (told.found === "nothing") elsewhere(others, told.path, signal);
       story(events, { url: url.value.trim(), method: method.value, header: lines });
     } catch (error) {
       if (!signal.aborted) fill(result, fault(error));
@@ -44,6 +45,16 @@ export function explain(root, signal, parameters) {
     fill(result, empty("Enter a URL to see what happens to it.", "For example one that is always a miss: the answer says why, and which writes invalidate it."));
     url.focus();
   }
+}
+
+/// What is stored for the path with another host, query or caller: it has another key, and a path alone names no host.
+async function elsewhere(place, path, signal) {
+  const wanted = path.split("?")[0];
+  const { entries } = await get("/cache/entries", { prefix: wanted, limit: 50 }, signal).catch(() => ({ entries: [] }));
+  const urls = [...new Set(entries.filter(({ url }) => new URL(url, "http://host").pathname === wanted).map(({ url }) => url))];
+  fill(place, urls.length > 0 && h("section", { class: "preview elsewhere", "aria-label": "Stored for this path" },
+    h("p", {}, "Stored for this path, with another host, query or caller:"),
+    h("ul", { class: "plain" }, urls.slice(0, 8).map((url) => h("li", {}, h("a", { href: `#/explain?url=${encodeURIComponent(url)}` }, url))))));
 }
 
 function verdict({ now, found, stored, invalidated_since: since, method, path, grace_left: grace }) {

@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { chip, confirmed, empty, fault, field, fill, h, panel, say, select, terms } from "./dom.js";
-import { bytes, clock, count, millis, plural, sentence } from "./format.js";
+import { bytes, clock, millis, plural, sentence } from "./format.js";
 import { mayChange, VIEWER } from "./session.js";
 
 const KINDS = [
@@ -82,10 +82,10 @@ export function purge(root, signal, parameters) {
     try {
       const { receipt } = await post("/cache/invalidate", { ...wanted, dry_run: isDry });
       if (isDry) {
-        previewed = wanted;
+        previewed = receipt;
         fill(result, previewOf(receipt));
       } else {
-        receipts.unshift({ ...receipt, time: Date.now() });
+        receipts.unshift({ ...receipt, counted: previewed, time: Date.now() });
         say("Purged.");
         chosen.length = 0;
         changed();
@@ -128,7 +128,7 @@ export function purge(root, signal, parameters) {
           (it.families ?? []).map((family) => [chip(family, "family"), " "])),
         terms([
           it.id && ["Receipt", h("code", {}, it.id)],
-          typeof it.entries === "number" && ["Entries", `${count(it.entries)}, ${bytes(it.bytes)}`],
+          typeof it.counted?.entries === "number" && ["In the preview", `${plural(it.counted.entries, "entry", "entries")}, ${bytes(it.counted.bytes)}`],
           typeof it.wait_ms === "number" && ["The fleet took", millis(it.wait_ms)],
           it.deploy && ["Release", it.deploy],
           it.tags?.length > 0 && ["Tags", it.tags.slice(0, 8).map((tag) => h("code", {}, `${tag} `))],

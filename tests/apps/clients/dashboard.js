@@ -75,13 +75,15 @@ async function operate(browser) {
   await show('writes');
   seen.unmatched = await text('.view.writes .cardlist h3');
 
+  // A path alone names the host that Larder listens on: what is stored under the host of clients is offered.
   await show('explain', '?url=/users');
-  await page.locator('.verdict').waitFor();
+  await page.locator('.elsewhere a').click();
+  await page.locator('.verdict .chip.bad').waitFor();
   seen.explained = await text('.verdict .does');
   seen.story = await page.locator('.story li').filter({ has: page.locator('.chip.bad') }).first().innerText();
   await shoot('explain');
-  await page.getByLabel('URL or path').fill('/private');
-  await page.getByLabel('URL or path').press('Enter');
+  await page.getByLabel('URL as clients send it').fill('/private');
+  await page.getByLabel('URL as clients send it').press('Enter');
   await page.locator('.verdict').filter({ hasText: '/private' }).waitFor();
   seen.why = await text('.verdict p:nth-child(3)');
 
@@ -118,21 +120,21 @@ async function operate(browser) {
   return seen;
 }
 
-// Every view in light and dark, on a desktop and a phone: accessibility, width, screenshots; then keys and charts.
+// Every view on a desktop, in light and dark, and on a phone: accessibility, width, screenshots; then keys and charts.
 async function look(browser) {
   const axe = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
   const seen = { violations: [], wide: [], backgrounds: {} };
   for (const target of ['/users', '/users', '/users/7', '/users/7', '/private']) await read(target);
   for (const target of ['/users/create', '/photos/7']) await fetch(proxy + target, { method: 'POST' });
-  for (const [size, viewport] of [['desktop', DESKTOP], ['phone', PHONE]]) {
+  // Names and roles are the same on a phone, and so is what fits in light and dark.
+  for (const [size, viewport, schemes] of [['desktop', DESKTOP, ['light', 'dark']], ['phone', PHONE, ['dark']]]) {
     const context = await open(browser, { viewport });
-    for (const colorScheme of ['light', 'dark']) {
+    for (const colorScheme of schemes) {
       await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
       for (const view of VIEWS) {
         await show(view, view === 'explain' ? '?url=/users/7?a-parameter-with-a-long-name=and-a-long-value-too' : view === 'families' ? '?family=user_list' : '');
         // The view has asked for its data; the answers take less.
         await page.waitForTimeout(100);
-        // Roles and names are the same on a phone, and colours on both.
         if (size === 'desktop') {
           await page.evaluate(axe);
           const { violations } = await page.evaluate(() => axe.run());
@@ -140,7 +142,7 @@ async function look(browser) {
         }
         const [content, screen] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
         if (content > screen) seen.wide.push(`${view} ${size}: ${content} > ${screen}`);
-        if (size === 'desktop' || colorScheme === 'dark') await shoot(`${view}-${size}-${colorScheme}`);
+        await shoot(`${view}-${size}-${colorScheme}`);
       }
       seen.backgrounds[colorScheme] = await page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
     }
@@ -168,6 +170,7 @@ async function look(browser) {
   await page.keyboard.press('ArrowLeft');
   seen.tip = await text('.chart .tip');
   await page.locator('.chart summary').first().click();
+  await page.locator('.chart .numbers tbody tr').first().waitFor();
   seen.rows = await page.locator('.chart .numbers tbody tr').count();
   return seen;
 }
