@@ -78,10 +78,11 @@ pub const WORD_MAX: usize = 256;
 
 /// The beginning of a text, at most `most` bytes.
 pub fn beginning(text: &str, most: usize) -> &str {
-    match text.len() <= most {
-        true => text,
-        false => &text[..text.floor_char_boundary(most)],
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
     }
+    &text[..end]
 }
 
 /// The beginning of a field's value.

@@ -319,7 +319,7 @@ async fn send_all(
         // Each change once.
         match (&sent, was_well) {
             (Err(error), true) => {
-                tracing::warn!(host, %error, "traces are lost: the collector does not take them")
+                tracing::warn!(host, %error, "traces are lost: the collector does not take them");
             }
             (Ok(()), false) => tracing::info!(host, "the collector takes traces again"),
             _ => {}

@@ -52,8 +52,8 @@ pub fn handle(
             end_trace(&live, trace, &request_id, &answered);
         }
         let told = debug.as_ref().map(|_| Told::from(&answered.outcome));
-        let mut response =
-            record(running, &live, answered, &request_id, (start, unlogged.as_deref_mut(), watched));
+        let unlogging = unlogged.as_deref_mut();
+        let mut response = record(running, &live, answered, &request_id, start, unlogging, watched.as_deref());
         if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
             // RFC 9110 §6.5.1: a client that did not say `TE: trailers` gets none.
             response.headers_mut().remove(TRAILER);
@@ -238,7 +238,9 @@ fn record(
     live: &Live,
     answered: Answered,
     request_id: &RequestId,
-    (start, unlogged, watched): (Instant, Option<&mut Unlogged>, Option<Box<(Method, String)>>),
+    start: Instant,
+    unlogged: Option<&mut Unlogged>,
+    watched: Option<&(Method, String)>,
 ) -> Response<Body> {
     let Answered { mut response, outcome, family } = answered;
     let (took, counters) = (start.elapsed(), live.counters(family));
@@ -250,7 +252,7 @@ fn record(
         running.metrics.refused(what, bound);
     }
     let text = outcome.to_string();
-    if let Some((method, path)) = watched.as_deref() {
+    if let Some((method, path)) = watched {
         running.cache.log().events.answered(|| OutcomeEvent {
             time: invalidation_log::time(SystemTime::now()),
             method: method.as_str(),

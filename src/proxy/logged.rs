@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{REFERER, USER_AGENT};
+use http::uri::Authority;
 use http::{Method, Response, StatusCode, request};
 use http_body::{Body as _, Frame};
 
@@ -40,7 +41,7 @@ impl Unlogged {
         }
         let (server, fields) = (&running.config.server, &parts.headers);
         let policy = server.forwarded_from(peer);
-        let host = parts.uri.authority().map(|authority| authority.as_str());
+        let host = parts.uri.authority().map(Authority::as_str);
         let host = host.or_else(|| fields.get(http::header::HOST)?.to_str().ok());
         let entry = AccessEntry {
             method: beginning(parts.method.as_str(), WORD_MAX).to_owned(),
