@@ -200,8 +200,7 @@ impl VerifiedToken {
     ///
     /// [`TokenFault::Claims`] if one identifies nobody.
     pub fn callers(&self, names: &ClaimNames) -> Result<Vec<Vec<String>>, TokenFault> {
-        let mut values: Vec<Vec<String>> =
-            self.claims_of(names)?.into_iter().map(|value| texts_of_elements(value)).collect();
+        let mut values: Vec<Vec<String>> = self.claims_of(names)?.into_iter().map(texts_of_elements).collect();
         if let [elements] = &mut values[..] {
             return Ok(std::mem::take(elements).into_iter().map(|element| vec![element]).collect());
         }

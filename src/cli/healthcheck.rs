@@ -49,7 +49,8 @@ fn ask(url: &str) -> Result<(), String> {
     let client = AdminClient::new(url, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot ask {url}/readyz: {error}"))?;
-    let answer = async { tokio::time::timeout(PATIENCE, client.send(&Method::GET, "/readyz", Content::None)).await };
+    let answer =
+        async { tokio::time::timeout(PATIENCE, client.send(&Method::GET, "/readyz", Content::None)).await };
     match runtime.block_on(answer) {
         Ok(Ok((StatusCode::OK, _))) => Ok(()),
         Ok(Ok((status, _))) => Err(format!("not ready: {url}/readyz answered {status}")),

@@ -47,13 +47,10 @@ pub(super) fn log(arguments: &LogArguments) -> u8 {
             say("There have been no such invalidations.");
         }
         let mut known = HashSet::new();
-        print(arguments, first, &mut known);
-        while arguments.follow {
+        let mut is_read = print(arguments, &first, &mut known);
+        while is_read && arguments.follow {
             tokio::time::sleep(PAUSE).await;
-            let latest = page(arguments, &client, PAGE).await?;
-            if !print(arguments, latest, &mut known) {
-                break;
-            }
+            is_read = print(arguments, &page(arguments, &client, PAGE).await?, &mut known);
         }
         Ok(0)
     })
@@ -71,7 +68,7 @@ async fn page(arguments: &LogArguments, client: &AdminClient, limit: u32) -> Res
 }
 
 /// Prints those that are not known yet. False if there is no reader any more. Remembers those of the last page.
-fn print(arguments: &LogArguments, page: Vec<Value>, known: &mut HashSet<String>) -> bool {
+fn print(arguments: &LogArguments, page: &[Value], known: &mut HashSet<String>) -> bool {
     let ids: Vec<String> = page.iter().map(|event| text(&event["id"])).collect();
     let is_read = page
         .iter()

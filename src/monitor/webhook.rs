@@ -106,7 +106,12 @@ impl Sender {
                         PAUSES.len()
                     ),
                     _ => {
-                        tracing::debug!(host, cause, ?pause, "the webhook did not take an alert; it is sent again")
+                        tracing::debug!(
+                            host,
+                            cause,
+                            ?pause,
+                            "the webhook did not take an alert; it is sent again"
+                        );
                     }
                 }
                 tokio::time::sleep(*pause).await;

@@ -25,7 +25,7 @@ pub(crate) mod read;
 /// Responses that share caching settings and are invalidated together.
 #[derive(Debug)]
 pub struct Family {
-    /// Position in [`RuleSet::families`], from 0. Also indexes the family's metrics.
+    /// Position in [`super::RuleSet::families`], from 0. Also indexes the family's metrics.
     pub id: usize,
     /// Such as `booking` or `booking:stats`.
     pub name: String,
@@ -89,7 +89,7 @@ pub struct ReadMethods {
     pub get: bool,
     /// QUERY: safe, and its content is part of the cache key.
     pub query: bool,
-    /// POST, where it is a read ([`post`]): its content is part of the cache key.
+    /// POST, where it is a read ([`super::post`]): its content is part of the cache key.
     pub post: bool,
 }
 

@@ -16,7 +16,9 @@ use larder::key::{self, CacheKey, KeyHash, PresentedCredentials, Redaction, Stor
 use larder::marks::Tag;
 use larder::proxy::write;
 use larder::rules::content::{Place, RuleContent};
-use larder::rules::{CallerIdentity, Captures, InstanceValues, MatchedRule, RuleSet, Unresolved, WriteValues};
+use larder::rules::{
+    CallerIdentity, Captures, InstanceValues, Invalidation, MatchedRule, RuleSet, Unresolved, WriteValues,
+};
 use larder::store::fleet::Invalidations;
 use larder::warm::plan::WarmCoverage;
 
@@ -352,7 +354,7 @@ impl Rules {
         let rules = || known.iter().map(|matched| matched.rule);
         let request = match form {
             Form::Body(register, content, _) if is_received => {
-                let places: Vec<Place> = rules().flat_map(|rule| rule.places_in_content()).cloned().collect();
+                let places: Vec<Place> = rules().flat_map(Invalidation::places_in_content).cloned().collect();
                 let (fields, bytes) = content.fields_and_bytes(register);
                 RuleContent::read(&fields, &bytes, &places)
             }
@@ -360,7 +362,7 @@ impl Rules {
         };
         let response = match form {
             Form::Response(register, content) if status.is_some() => {
-                let places: Vec<Place> = rules().flat_map(|rule| rule.places_in_response()).cloned().collect();
+                let places: Vec<Place> = rules().flat_map(Invalidation::places_in_response).cloned().collect();
                 let (fields, bytes) = content.fields_and_bytes(register);
                 RuleContent::read(&fields, &bytes, &places)
             }

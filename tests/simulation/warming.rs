@@ -11,6 +11,7 @@ use http::HeaderMap;
 use larder::cache::Found;
 use larder::coalesce::inflight::FetchRole;
 use larder::config::WarmTable;
+use larder::config::warm::paths::PathPattern;
 use larder::marks::Tag;
 use larder::store::Store;
 use larder::upkeep::warming::Occasion;
@@ -130,7 +131,7 @@ impl Proxy {
     }
 
     async fn expand(&self, table: &WarmTable) -> Vec<Request> {
-        let mut paths: Vec<String> = table.paths.iter().flat_map(|pattern| pattern.expand()).collect();
+        let mut paths: Vec<String> = table.paths.iter().flat_map(PathPattern::expand).collect();
         if let Some(reads) = &table.reads {
             let hours = hours::earlier(table.zone, self.calendar() + LEAD);
             let store = SimulatedStore(Arc::clone(&self.link));

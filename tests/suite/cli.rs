@@ -171,7 +171,8 @@ fn a_diff_says_what_another_file_would_change_and_a_reload_changes_it() {
         run(&served, &["diff", file.to_str().unwrap()])
     };
     says(&succeeds(diff(RULES)), &["The file changes nothing."]);
-    let edited = RULES.replacen("ttl  = \"1h\"", "ttl  = \"5m\"", 1).replace("'/users/(?<id>\\d+)' =", "'/people' =");
+    let edited =
+        RULES.replacen("ttl  = \"1h\"", "ttl  = \"5m\"", 1).replace("'/users/(?<id>\\d+)' =", "'/people' =");
     let edited = edited.replace("[\"user:{id}\"]", "[\"stats\"]") + "\n[server]\nlisten = \"127.0.0.1:1\"\n";
     let changed = diff(&edited);
     assert_eq!(changed.code, Some(1), "{changed:?}");
@@ -207,7 +208,10 @@ fn a_token_comes_from_a_file_and_a_refusal_says_what_to_do() {
     let both = run(&served, &["stats", "--token-file", "x", "--token", "y"]);
     assert_eq!(both.code, Some(2), "{both:?}");
     let nobody = larder(None, &["stats", "--admin", "http://127.0.0.1:1"]);
-    assert!(nobody.code == Some(1) && nobody.stderr.contains("is this the admin of a running Larder?"), "{nobody:?}");
+    assert!(
+        nobody.code == Some(1) && nobody.stderr.contains("is this the admin of a running Larder?"),
+        "{nobody:?}"
+    );
 }
 
 #[test]

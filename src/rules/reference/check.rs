@@ -66,7 +66,7 @@ pub(super) fn check_values<'v>(
     Ok(())
 }
 
-/// The spellings of a value in a path: they are one instance ([`instance::value`]).
+/// The spellings of a value in a path: they are one instance ([`crate::rules::instance::value`]).
 fn spellings(value: &str) -> Vec<String> {
     let decoded = percent_decoded(value);
     let mut all = vec![value.to_owned()];
