@@ -194,7 +194,7 @@ function showKeys() {
 
 addEventListener("keydown", (event) => {
   const isTyping = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.nodeName);
-  if (!hasKeys() || isTyping || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog") || !document.getElementById("main")) return;
+  if (!hasKeys() || isTyping || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || !document.getElementById("main")) return;
   const number = "1234567890".indexOf(event.key);
   if (number >= 0 && VIEWS[number]) location.hash = `#/${VIEWS[number].id}`;
   else if (event.key === "/") location.hash = "#/explain";
