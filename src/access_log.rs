@@ -226,18 +226,18 @@ mod tests {
 
     #[test]
     fn a_combined_line_is_what_tools_for_apache_and_nginx_read() {
-        let expected = "192.0.2.1 - - [29/Nov/2026:23:33:20 +0000] \"GET /users/7 HTTP/1.1\" 200 12 \"-\" \
+        let expected = "192.0.2.1 - - [30/Nov/2026:00:53:20 +0000] \"GET /users/7 HTTP/1.1\" 200 12 \"-\" \
                         \"a \\\"b\\\"\\x0a\"\n";
         assert_eq!(line(&entry(), AccessFormat::Combined), expected);
         let malformed = AccessEntry { method: "-".to_owned(), status: 400, ..AccessEntry::default() };
-        let expected = "- - - [29/Nov/2026:23:33:20 +0000] \"-\" 400 0 \"-\" \"-\"\n";
+        let expected = "- - - [30/Nov/2026:00:53:20 +0000] \"-\" 400 0 \"-\" \"-\"\n";
         assert_eq!(line(&malformed, AccessFormat::Combined), expected);
     }
 
     #[test]
     fn a_json_line_is_one_object() {
         let value: serde_json::Value = serde_json::from_str(&line(&entry(), AccessFormat::Json)).unwrap();
-        assert_eq!((&value["timestamp"], &value["bytes"]), (&"2026-11-29T23:33:20.000001Z".into(), &12.into()));
+        assert_eq!((&value["timestamp"], &value["bytes"]), (&"2026-11-30T00:53:20.000001Z".into(), &12.into()));
         assert_eq!((&value["client"], &value["user_agent"]), (&"192.0.2.1".into(), &"a \"b\"\n".into()));
         assert!(value.get("aborted").is_none() && value.get("upstream_micros").is_none(), "{value}");
     }

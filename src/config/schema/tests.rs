@@ -15,6 +15,8 @@ tokens = true
 redis = "redis://h"
 [memory]
 [log]
+[traces]
+endpoint = "http://h/v1/traces"
 [jwt]
 jwks_file = "keys.json"
 [alerts]
