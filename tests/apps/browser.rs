@@ -109,7 +109,7 @@ struct Browser {
 impl Browser {
     fn open(url: &str, flags: &[&str]) -> Browser {
         let profile = tempfile::tempdir().unwrap();
-        let mut command = command(&std::env::var("LARDER_TEST_CHROMIUM").unwrap_or("chromium".to_owned()));
+        let mut command = command(std::env::var("LARDER_TEST_CHROMIUM").unwrap_or("chromium".to_owned()));
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
         command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
         command.args(["--disable-dev-shm-usage", "--no-proxy-server"]);

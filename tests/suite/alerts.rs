@@ -110,6 +110,7 @@ fn upstream_errors_raise_an_alert(tier: Tier) {
 }
 
 /// Answers that a family with `authorize` gives from the cache after it has asked the API, and stale ones after upstream has failed.
+#[allow(clippy::disallowed_methods, reason = "upstream answers in a thread of its own")]
 fn answers_that_waited_for_upstream_are_no_hit_latency(tier: Tier) {
     let rules = "[[family]]\nname = \"guarded\"\npath = '/guarded'\nttl = \"60s\"\nidentity = \"none\"\n\
                  authorize = { path = \"/check\", ttl = \"60s\" }\n\

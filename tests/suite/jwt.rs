@@ -535,13 +535,13 @@ fn each_element_of_a_claim_that_is_a_list_names_the_caller(tier: Tier) {
         let field = format!("Bearer {token}");
         site.call("POST", "/leave").header("Authorization", &field).send().has_status(200)
     };
-    let (cooks, number, by_rule, by_caller): (Box<dyn Fn()>, Box<dyn Fn()>, Box<dyn Fn()>, Box<dyn Fn()>) = (
+    let ways: [Box<dyn Fn()>; 4] = [
         Box::new(|| drop(clear("cooks"))),
         Box::new(|| drop(clear("7"))),
         Box::new(|| drop(write("/groups/staff/members"))),
         Box::new(|| drop(by_post(&of(json!(["cooks", "new"]))))),
-    );
-    for invalidate in [cooks, number, by_rule, by_caller] {
+    ];
+    for invalidate in ways {
         fill();
         invalidate();
         ask(&site, "/groups", &staff).shows("detail=invalidated; stored");

@@ -179,7 +179,8 @@ fn purge_and_ban_at_the_proxy_are_forwarded_unless_they_are_configured(tier: Tie
 
 fn purge_and_ban_at_the_proxy_do_the_same(tier: Tier) {
     let site = site(tier, "[purge]\nfrom = [\"127.0.0.0/8\"]\n");
-    let rows: [(&str, &str, Option<(&str, &str)>, &[&str]); 4] = [
+    type Row = (&'static str, &'static str, Option<(&'static str, &'static str)>, &'static [&'static str]);
+    let rows: [Row; 4] = [
         ("PURGE", "/users/1", None, &["/users/1"]),
         ("PURGE", "/anything", Some(("Surrogate-Key", "plain other")), &["/plain/a", "/plain/b"]),
         ("BAN", "/users/*", None, &["/users/1", "/users/2", "/users/1/photo"]),
