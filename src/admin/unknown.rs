@@ -150,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_route_refuses_fields_and_other_content() {
-        for route in routes().iter() {
+        for route in routes().iter().filter(|route| route.content != TakenContent::Other) {
             for content in ["", " \n", "{}", " { } "] {
                 assert_eq!(text(check_content(route, "/", Some(content.as_bytes()))).await, None, "{content}");
             }

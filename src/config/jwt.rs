@@ -399,7 +399,7 @@ mod tests {
         let text = "[jwt]\nsecret = '${S}'\n[[family]]\nname = 'a'\npath = '/a'";
         let env = |_: &str| Some("0123456789abcdef0123456789abcdef".to_owned());
         let faults = Config::parse(text, "rules.toml", &Overrides::default(), &env).unwrap_err().to_string();
-        assert!(faults.contains("[jwt] has no effect: no family identifies callers by claims"), "{faults}");
+        assert!(faults.contains("[jwt]: has no effect: no family identifies callers by claims"), "{faults}");
         let faults = Config::parse(FAMILY, "rules.toml", &Overrides::default(), &env).unwrap_err().to_string();
         assert!(faults.contains("needs a key") && faults.contains("[jwt]"), "{faults}");
     }

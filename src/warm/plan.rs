@@ -297,7 +297,7 @@ mod tests {
         "2026-03-30T07:20:00Z".parse().unwrap()
     }
 
-    const AT_STARTUP: &str = "[[warm]]\npaths = [\"/a\"]\non = [\"startup\", \"invalidate\"]\n";
+    const AT_STARTUP: &str = "[[warm]]\npaths = [\"/a\"]\nhost = \"a\"\non = [\"startup\", \"invalidate\"]\n";
 
     #[test]
     fn only_the_proxy_that_holds_the_lease_begins_runs() {

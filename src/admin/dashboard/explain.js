@@ -51,7 +51,7 @@ export function explain(root, signal, parameters) {
 async function elsewhere(place, path, signal) {
   const wanted = path.split("?")[0];
   const { entries } = await get("/cache/entries", { prefix: wanted, limit: 50 }, signal).catch(() => ({ entries: [] }));
-  const urls = [...new Set(entries.filter(({ url }) => new URL(url, "http://host").pathname === wanted).map(({ url }) => url))];
+  const urls = [...new Set(entries.filter(({ url }) => new URL(url, location.origin).pathname === wanted).map(({ url }) => url))];
   fill(place, urls.length > 0 && h("section", { class: "preview elsewhere", "aria-label": "Stored for this path" },
     h("p", {}, "Stored for this path, with another host, query or caller:"),
     h("ul", { class: "plain" }, urls.slice(0, 8).map((url) => h("li", {}, h("a", { href: `#/explain?url=${encodeURIComponent(url)}` }, url))))));
