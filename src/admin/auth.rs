@@ -116,7 +116,8 @@ impl Access<'_> {
     }
 
     /// Without tokens: a loopback name or address, or one of `hosts`. With tokens any address is allowed too, such as that of a pod which
-    /// Kubernetes probes: an address is no name that a page could make resolve to this machine.
+    /// Kubernetes probes, and any name without a dot, such as that of a service in Docker Compose: neither is a name in public DNS that
+    /// a page could make resolve to this machine.
     fn is_own_host(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else { return false };
         if authority.as_str().contains('@') {
@@ -124,8 +125,10 @@ impl Access<'_> {
         }
         let name = authority.host();
         let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-        let is_address = |address: IpAddr| !self.tokens.is_empty() || address.to_canonical().is_loopback();
+        let has_tokens = !self.tokens.is_empty();
+        let is_address = |address: IpAddr| has_tokens || address.to_canonical().is_loopback();
         bare.parse().is_ok_and(is_address)
+            || (has_tokens && !name.is_empty() && !name.contains(['.', ':']))
             || name.eq_ignore_ascii_case("localhost")
             || self.hosts.iter().any(|known| name.eq_ignore_ascii_case(known))
     }
@@ -409,6 +412,9 @@ mod tests {
             ("[2001:db8::7]:9090", true),
             ("Larder.Example", true),
             ("larder.example:8443", true),
+            ("larder:9090", true),
+            ("", false),
+            ("larder.", false),
             ("rebound.example:9090", false),
             ("192.0.2.7.rebound.example", false),
             ("larder.example.rebound.example", false),
