@@ -70,7 +70,7 @@ struct SettingDiff {
 
 /// What another rules file would change and invalidate; changes nothing
 #[utoipa::path(post, path = "/rules/diff", tag = "rules",
-    request_body(content = String, content_type = "application/toml", description = "the content of a rules file"),
+    request_body(content = String, content_type = "text/plain", description = "the content of a rules file"),
     responses(
         (status = 200, body = Success<RulesDiff>),
         (status = 413, description = "more than 4 MiB", body = ErrorBody),
@@ -84,6 +84,10 @@ pub async fn diff(State(state): At, content: Result<Bytes, BytesRejection>) -> A
             "send the content of a rules file, of at most 4 MiB",
         )
     })?;
+    if content.trim_ascii().is_empty() {
+        let what_to_do = "send the content of a rules file: larder diff FILE does";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "there is no content", what_to_do));
+    }
     let running = state.running();
     let preview = running.preview(&content).map_err(|error| {
         let fault = edit_fault(&error);

@@ -127,7 +127,7 @@ impl AdminClient {
                 RequestBody::Whole(json.to_string().into())
             }
             Content::Toml(text) => {
-                fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/toml"));
+                fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
                 RequestBody::Whole(text.into())
             }
         };

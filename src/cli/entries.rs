@@ -56,7 +56,11 @@ pub(super) fn entries(arguments: &EntriesArguments) -> u8 {
         let path = format!("/cache/entries/{}", encoded(key));
         if arguments.delete {
             let answer = client.call(&Method::DELETE, &path, Content::None).await?;
-            say(&if arguments.json { format!("{answer:#}") } else { text(&answer["message"]) });
+            say(&if arguments.json {
+                format!("{answer:#}")
+            } else {
+                super::invalidate::report(&answer["receipt"])
+            });
             return Ok(0);
         }
         let answer =

@@ -36,13 +36,16 @@ pub(super) struct InvalidateArguments {
 /// What is invalidated.
 #[derive(Debug, Args)]
 struct Selection {
-    /// Families, and instances of them: user, user:7, booking.*
+    /// Families, the families below one, or one instance: user, booking:*, user:7
     #[arg(value_name = "FAMILY")]
     families: Vec<String>,
+    /// An instance in all families that have one of this name: user_id:7; repeatable, as all that follow.
+    #[arg(long, value_name = "NAME:VALUE")]
+    instance: Vec<String>,
     /// Everything.
-    #[arg(long, conflicts_with_all = ["families", "url", "prefix", "glob", "group", "tag"])]
+    #[arg(long, conflicts_with_all = ["families", "instance", "url", "prefix", "glob", "group", "tag"])]
     all: bool,
-    /// All variants of a URL or path; repeatable, as all that follow.
+    /// All variants of a URL or path.
     #[arg(long, value_name = "URL")]
     url: Vec<String>,
     /// All URLs that begin with this path.
@@ -62,16 +65,13 @@ struct Selection {
 impl Selection {
     /// The content of the request. `None`: nothing is selected.
     fn content(&self) -> Option<Value> {
-        let is_instance = |name: &&String| name.contains(':');
-        let instances: Vec<&String> = self.families.iter().filter(is_instance).collect();
-        let mut families: Vec<&str> =
-            self.families.iter().filter(|name| !is_instance(name)).map(String::as_str).collect();
+        let mut families: Vec<&str> = self.families.iter().map(String::as_str).collect();
         if self.all {
             families.push("*");
         }
         let lists = [
             ("families", json!(families)),
-            ("instances", json!(instances)),
+            ("instances", json!(self.instance)),
             ("urls", json!(self.url)),
             ("prefixes", json!(self.prefix)),
             ("globs", json!(self.glob)),
@@ -95,7 +95,7 @@ pub(super) fn invalidate(arguments: &InvalidateArguments) -> u8 {
 
 fn send(arguments: &PurgeArguments, mode: &str, deploy: Option<&str>) -> u8 {
     let Some(mut content) = arguments.selection.content() else {
-        let error = "name what to invalidate: families such as user or user:7, --url, --prefix, --glob, --group, --tag, or --all";
+        let error = "name what to invalidate: families such as user or user:7, --instance, --url, --prefix, --glob, --group, --tag, or --all";
         return output::complain(error, USAGE);
     };
     content["mode"] = json!(mode);
@@ -116,7 +116,7 @@ fn send(arguments: &PurgeArguments, mode: &str, deploy: Option<&str>) -> u8 {
     })
 }
 
-fn report(receipt: &Value) -> String {
+pub(super) fn report(receipt: &Value) -> String {
     let is_dry = receipt["dry_run"] == true;
     let count = match receipt["entries"].as_u64() {
         Some(1) => "1 entry".to_owned(),
@@ -162,8 +162,10 @@ mod tests {
         assert_eq!(content(&[]), None);
         assert_eq!(content(&["--all"]), Some(json!({ "families": ["*"] })));
         assert_eq!(
-            content(&["user", "user:7", "--url", "/a", "--group", "g"]),
-            Some(json!({ "families": ["user"], "instances": ["user:7"], "urls": ["/a"], "groups": ["g"] }))
+            content(&["user", "a:*", "--instance", "user_id:7", "--url", "/a", "--group", "g"]),
+            Some(
+                json!({ "families": ["user", "a:*"], "instances": ["user_id:7"], "urls": ["/a"], "groups": ["g"] })
+            )
         );
         assert!(Command::try_parse_from(["x", "--all", "user"]).is_err());
     }

@@ -53,6 +53,9 @@ pub(super) async fn post(
     if !is_read(body.at_hand().filter(|content| content.len() as u64 <= most)) {
         return write::write(running, live, http, body).await;
     }
+    if let Some(reason) = bypass(&live, &http) {
+        return pass(running, &http, body, reason.fwd(), reason.label()).await;
+    }
     if is_multipart(&http.headers) {
         // Each client chooses a boundary of its own, so that hardly any two have the same key.
         return pass(running, &http, body, Fwd::Bypass, "request-body").await;

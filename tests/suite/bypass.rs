@@ -13,6 +13,12 @@ name = "users"
 path = '/users'
 ttl = "60s"
 
+[[family]]
+name = "search"
+path = '/search'
+methods = ["GET", "POST", "QUERY"]
+ttl = "60s"
+
 [invalidate]
 '/users/create' = ["users"]
 "#;
@@ -20,6 +26,22 @@ ttl = "60s"
 on_both_tiers! {
     a_bypassed_family_is_forwarded_until_the_bypass_ends,
     a_bypass_ends_by_itself,
+    reads_with_content_are_forwarded_too,
+}
+
+fn reads_with_content_are_forwarded_too(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    let read = |method: &str| {
+        site.call(method, "/search").header("Content-Type", "application/json").body("{\"q\":1}").send()
+    };
+    for method in ["POST", "QUERY"] {
+        read(method).shows("stored");
+        read(method).shows("hit");
+    }
+    site.admin_post("/cache/bypass/search?for=10m").has_status(200);
+    for method in ["POST", "QUERY"] {
+        read(method).shows("detail=bypassed");
+    }
 }
 
 fn a_bypassed_family_is_forwarded_until_the_bypass_ends(tier: Tier) {

@@ -35,7 +35,7 @@ async function send(method, path, { query, json, text, signal, accept } = {}) {
   const sent = token.get();
   if (sent) headers.Authorization = `Bearer ${sent}`;
   if (json !== undefined) headers["Content-Type"] = "application/json";
-  if (text !== undefined) headers["Content-Type"] = "application/toml";
+  if (text !== undefined) headers["Content-Type"] = "text/plain; charset=utf-8";
   const body = json === undefined ? text : JSON.stringify(json);
   let response;
   try {

@@ -6,7 +6,8 @@ const MOST = 500;
 const AGAIN_AFTER = 3000;
 
 /// Newest first.
-export const feed = { invalidations: [], outcomes: [], state: "starting", error: null };
+/// `older`: where the page of the log after the first one begins; null if there is none.
+export const feed = { invalidations: [], older: null, outcomes: [], state: "starting", error: null };
 
 const listeners = new Set();
 
@@ -32,7 +33,9 @@ function add(invalidations) {
 export async function follow(signal) {
   while (!signal.aborted) {
     try {
-      add((await get("/cache/log", { limit: 100 }, signal)).invalidations);
+      const page = await get("/cache/log", { limit: 100 }, signal);
+      feed.older ??= page.older ?? null;
+      add(page.invalidations);
       feed.error = null;
       tell();
       for await (const { event, data } of events("/cache/events", signal)) {
@@ -55,5 +58,5 @@ export async function follow(signal) {
 }
 
 export function forget() {
-  Object.assign(feed, { invalidations: [], outcomes: [], state: "starting", error: null });
+  Object.assign(feed, { invalidations: [], older: null, outcomes: [], state: "starting", error: null });
 }

@@ -73,7 +73,7 @@ export function log(root, signal, parameters) {
     morph(list, fits.slice(0, most).map(line));
     list.hidden = fits.length === 0;
     const why = feed.error && !feed.error.isMissing ? fault(feed.error) : nothing(all.length);
-    morph(below, fits.length === 0 ? why : [(fits.length > most || (feed.invalidations.length >= 100 && next !== false))
+    morph(below, fits.length === 0 ? why : [(fits.length > most || (next ?? feed.older))
       && h("button", { type: "button", class: "quiet", onclick: more }, "Older")]);
   }
 
@@ -86,8 +86,7 @@ export function log(root, signal, parameters) {
   async function more() {
     most += 100;
     if (feed.invalidations.length + older.length > most) return show();
-    const last = [...feed.invalidations, ...older].at(-1);
-    const page = await get("/cache/log", { limit: 100, before: next ?? last.id }, signal);
+    const page = await get("/cache/log", { limit: 100, before: next ?? feed.older }, signal);
     older = [...older, ...page.invalidations.filter(({ id }) => !older.some((known) => known.id === id))];
     next = page.older ?? false;
     show();
