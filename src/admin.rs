@@ -36,7 +36,7 @@ use crate::client_conn::timeouts::ClientTimeouts;
 use crate::client_conn::{Busy, ClientConn, ClientConns};
 use crate::hooked_stream::HookedStream;
 use crate::running::Running;
-use crate::tokens::{self, WrongTokens};
+use crate::tokens::{Turn, WrongTokens};
 
 pub mod auth;
 pub mod bypass;
@@ -245,10 +245,10 @@ struct Gate {
 }
 
 impl Gate {
-    /// Whether a request waits before its token is compared: its client has sent too many wrong ones.
-    fn is_delayed(&self, request: &Request) -> bool {
+    /// When the token of a request is compared. Later, if its client has sent too many wrong ones.
+    fn turn(&self, request: &Request) -> Turn {
         let needs_token = !self.is_open(request) && auth::has_token(&self.running.tokens, request.headers());
-        needs_token && self.wrong_tokens.is_delayed(client(request), Instant::now())
+        if needs_token { self.wrong_tokens.turn(client(request), Instant::now()) } else { Turn::Now }
     }
 
     fn is_open(&self, request: &Request) -> bool {
@@ -307,9 +307,11 @@ fn client(request: &Request) -> Client {
 }
 
 async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    if gate.is_delayed(&request) {
+    match gate.turn(&request) {
+        Turn::Now => {}
         // Its connection may be closed meanwhile.
-        tokio::time::sleep(tokens::DELAY).await;
+        Turn::After(wait) => tokio::time::sleep(wait).await,
+        Turn::Refused(wait) => return finish(too_many_tokens(wait).into_response()),
     }
     let caller = match gate.decide(&request) {
         Ok(caller) => caller,
@@ -328,6 +330,13 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
         gate.running.tasks.spawn_on(change(request, next, caller), &gate.work).await
     };
     finish(done.unwrap_or_else(|_| aborted().into_response()))
+}
+
+fn too_many_tokens(wait: Duration) -> Refusal {
+    let error =
+        "too many requests of this address wait for their tokens to be compared, since it has sent wrong ones";
+    let what_to_do = "send one request after the other, with a token of [admin] tokens or LARDER_ADMIN_TOKEN";
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, error, what_to_do).retry_after(wait)
 }
 
 async fn change(request: Request, next: Next, caller: AdminCaller) -> Response {

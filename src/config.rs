@@ -24,7 +24,7 @@ use crate::network::Network;
 use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
-use crate::rules::reader::{Env, RulesReader, Table};
+use crate::rules::reader::{Env, Expansions, RulesReader, Table};
 use crate::secret::Secret;
 
 pub(crate) mod address;
@@ -69,6 +69,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// MD5 of the file's content as read. The file watcher compares it with the current content.
     pub digest: Option<Digest>,
+    /// The strings of the file that have variables of the environment.
+    pub expansions: Expansions,
     /// The flags and variables that override the file, for a reload.
     pub overrides: Overrides,
 }
@@ -165,18 +167,43 @@ impl Config {
 
     /// Checks the content of the rules file at `path`.
     pub fn check(path: &Path, bytes: &[u8], overrides: &Overrides, env: &Env<'_>) -> Result<Config, LoadError> {
+        Config::check_permitting(None, path, bytes, overrides, env)
+    }
+
+    /// The same for a content that somebody sends who may not know the environment: variables in other strings than these are faults, and
+    /// are not looked up.
+    pub fn check_permitting(
+        permitted: Option<&Expansions>,
+        path: &Path,
+        bytes: &[u8],
+        overrides: &Overrides,
+        env: &Env<'_>,
+    ) -> Result<Config, LoadError> {
         let name = path.display().to_string();
         let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(&name, bytes, error.valid_up_to()))?;
-        let config = Config::parse(text, &name, overrides, env).map_err(LoadError::Faults)?;
+        let config =
+            Config::parse_permitting(permitted, text, &name, overrides, env).map_err(LoadError::Faults)?;
         Ok(Config { file: Some(path.to_owned()), digest: Some(digest(bytes)), ..config })
     }
 
     /// Checks the text of a rules file. `file_name` is its name in faults. Pure.
     pub fn parse(text: &str, file_name: &str, overrides: &Overrides, env: &Env<'_>) -> Result<Config, Faults> {
+        Config::parse_permitting(None, text, file_name, overrides, env)
+    }
+
+    fn parse_permitting(
+        permitted: Option<&Expansions>,
+        text: &str,
+        file_name: &str,
+        overrides: &Overrides,
+        env: &Env<'_>,
+    ) -> Result<Config, Faults> {
         let (reader, table) = RulesReader::open(file_name, text, env);
+        let reader = reader.permitting(permitted);
         let mut root = reader.root(&table);
         let (config, mut flags) = Config::read(&mut root, overrides);
         root.finish();
+        let config = Config { expansions: reader.expansions(), ..config };
         flags.extend(reader.finish());
         if flags.is_empty() { Ok(config) } else { Err(Faults(flags)) }
     }
@@ -205,6 +232,7 @@ impl Config {
             admin,
             file: None,
             digest: None,
+            expansions: Expansions::default(),
             overrides: overrides.clone(),
         };
         (config, flags)

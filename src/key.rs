@@ -39,8 +39,10 @@ use crate::http::target::{PathCase, Target};
 use crate::secret::Secret;
 
 pub mod query;
+mod shown;
 
 pub use query::{Parameters, QueryKeySpec};
+pub use shown::{shown_caller, shown_tag, shown_text};
 
 /// MD5 of a canonical request text: the last part of an entry's key in Redis.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -31,6 +31,7 @@ use crate::key::Redaction;
 use crate::marks::Tag;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::purge::deploys::Deploys;
+use crate::rules::reader::Expansions;
 use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
@@ -78,6 +79,8 @@ pub struct Live {
     /// `[admin] hosts`
     pub admin_hosts: Vec<String>,
     pub alerts: AlertsConfig,
+    /// The strings of the rules file that have variables of the environment.
+    expansions: Expansions,
     /// Verifies bearer tokens, if families identify callers by claims.
     pub jwt: Option<Arc<TokenVerifier>>,
     /// The time when they came into force.
@@ -109,6 +112,7 @@ impl Live {
             bypasses: Arc::default(),
             admin_hosts: config.admin.hosts.clone(),
             alerts: std::mem::take(&mut config.alerts),
+            expansions: std::mem::take(&mut config.expansions),
             jwt,
             since: SystemTime::now(),
         }
@@ -361,17 +365,20 @@ impl Running {
         Ok(reloaded)
     }
 
-    /// What a reload would do if the file had this content.
+    /// What a reload would do if the file had this content. Its sender may not know the environment: variables are expanded only in
+    /// strings that the rules in force have in the same field, so that nothing is shown that they do not show.
     ///
     /// # Errors
     ///
-    /// The content has faults.
+    /// The content has faults, or variables elsewhere.
     pub fn preview(&self, content: &[u8]) -> Result<Preview, LoadError> {
         let env = |name: &str| std::env::var(name).ok();
         let name = self.file().unwrap_or(Path::new("rules.toml"));
-        let config = Config::check(name, content, &self.config.overrides, &env)?;
+        let live = self.live();
+        let permitted = Some(&live.expansions);
+        let config = Config::check_permitting(permitted, name, content, &self.config.overrides, &env)?;
         Ok(Preview {
-            invalidated: changed(&self.live().rules, &config.rules),
+            invalidated: changed(&live.rules, &config.rules),
             needs_restart: self.needs_restart(&config),
             rules: config.rules,
         })
@@ -467,6 +474,33 @@ mod tests {
         let config = Config::load(Some(file), &overrides, &|_| None).unwrap();
         let upstream = Upstream::new(config.server.upstream.as_ref().unwrap(), &config.server).unwrap();
         Running::new(config, upstream, None, Arc::new(Metrics::new()))
+    }
+
+    #[test]
+    fn a_preview_expands_variables_only_where_the_rules_in_force_have_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        // The machine that runs tests has PATH.
+        let text =
+            format!("{ONE}[admin]\ntokens = [{{ role = \"viewer\", token = \"${{NO_TOKEN:-}}${{PATH}}\" }}]\n");
+        std::fs::write(&file, ONE).unwrap();
+        let running = running(&file);
+        let said = |text: &str| match running.preview(text.as_bytes()) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        let secret = std::env::var("PATH").unwrap();
+        for (from, to) in
+            [("'/users'", "'/${PATH}'"), ("\"1m\"", "\"${PATH}\""), ("\"users\"", "\"${NOT_SET:-users}\"")]
+        {
+            let refused = said(&ONE.replace(from, to));
+            assert!(refused.contains("not expanded") && refused.contains("larder check"), "{to}: {refused}");
+            assert!(!refused.contains(&secret), "{refused}");
+        }
+        assert!(said(&text).contains("not expanded"));
+        let config =
+            Config::parse(&text.replace("${PATH}", ""), "f", &running.config.overrides, &|_| None).unwrap();
+        assert_eq!(config.expansions.len(), 1);
     }
 
     #[tokio::test]

@@ -13,10 +13,12 @@ use crate::rules;
 
 mod wrong_tokens;
 
-pub use wrong_tokens::{DELAY, WrongTokens};
+pub use wrong_tokens::{DELAY, Turn, WrongTokens};
 
 /// Largest token in a file, bytes.
 const LONGEST: u64 = 4096;
+/// Shortest token that is not warned of, bytes.
+pub const SHORTEST: usize = 16;
 /// How often files with tokens are read.
 const READ_EVERY: Duration = Duration::from_secs(2);
 
@@ -139,7 +141,19 @@ fn load(tokens: &[config::Token], before: &[LoadedToken]) -> Vec<LoadedToken> {
 fn read_file(path: &Path, name: &str, before: &[LoadedToken]) -> Option<TokenDigest> {
     let known = before.iter().find(|known| known.file.as_deref() == Some(path));
     match token_in(path) {
-        Ok(text) => Some(digest(&text)),
+        Ok(text) => {
+            let digest = digest(&text);
+            let is_new = known.is_none_or(|known| known.digest != Some(digest));
+            if is_new && text.len() < SHORTEST {
+                tracing::warn!(
+                    target: "larder::admin",
+                    token = name,
+                    file = %path.display(),
+                    "a token in a file is shorter than {SHORTEST} characters, so that it can be guessed; write one of larder token into it"
+                );
+            }
+            Some(digest)
+        }
         Err(reason) => {
             let is_kept = known.is_some_and(|known| known.digest.is_some());
             // Once: it is read again every few seconds.

@@ -192,7 +192,7 @@ impl Caller {
         Err(Refusal::new(StatusCode::FORBIDDEN, error, what_to_do).challenge(INSUFFICIENT))
     }
 
-    /// Refuses to change this family, or this level, if its scope does not cover it.
+    /// Refuses to change this family, or this level, or to show its bodies, if its scope does not cover it.
     pub fn check_family(&self, family: &str) -> Result<(), Refusal> {
         self.check_scope(|token| (!token.may_change(family)).then(|| format!("family {family:?}")))
     }

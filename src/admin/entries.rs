@@ -3,6 +3,7 @@
 
 #![allow(unused_qualifications, reason = "utoipa writes one for each IntoParams")]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -22,12 +23,13 @@ use super::auth::Caller;
 use super::invalidate::{InvalidateAnswer, check_scope};
 use super::purge::unknown_instance;
 use super::refusal::{ErrorBody, Refusal};
-use super::report::{Success, shown_caller, shown_tag};
+use super::report::{Success, shown_tag};
 use super::state::{Answer, At, Shared};
 use crate::cache::catalog::{Brief, EntryName, Position, url_of};
 use crate::cache::inspect::ValidityReport;
 use crate::entry::{Entry, Response};
 use crate::http::target::normalise;
+use crate::key::{shown_caller, shown_text};
 use crate::marks::Tag;
 use crate::metrics::NO_FAMILY;
 use crate::purge::Purge;
@@ -159,7 +161,7 @@ pub struct BodyReport {
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EntryQuery {
-    /// Shows the body too; for admins.
+    /// Shows the body too; for admins whose scope, if they have one, covers the entry's family.
     body: Option<bool>,
 }
 
@@ -327,8 +329,8 @@ fn instances(family: &Family, tags: &[Tag]) -> Option<BTreeMap<String, String>> 
         family.capture_names().chain(family.instances.iter().map(|it| it.name.as_str())).collect();
     let mut values = BTreeMap::new();
     for tag in tags {
-        let Some(rest) = tag.as_str().strip_prefix(family.name.as_str()).and_then(|rest| rest.strip_prefix(':'))
-        else {
+        let tag = shown_tag(tag);
+        let Some(rest) = tag.strip_prefix(family.name.as_str()).and_then(|rest| rest.strip_prefix(':')) else {
             continue;
         };
         for (name, value) in
@@ -372,14 +374,24 @@ pub async fn entry(
     let running = state.running();
     let (name, entry) = found(running, &key).await?;
     let live = running.live();
-    let report = report(running, &live, &FamilyOwners::of(&live.rules), &name, &entry).await;
+    let owners = FamilyOwners::of(&live.rules);
+    if wants_body {
+        caller.check_family(owners.of_tags(&entry.tags))?;
+    }
+    let report = report(running, &live, &owners, &name, &entry).await;
     let (Some(report), Some(response)) = (report, entry.response()) else { return Err(not_stored(&key)) };
     let detail = EntryDetail {
         report,
         fields: shown_fields(&response.own_headers()),
         tags: entry.tags.iter().map(shown_tag).collect(),
         stamp: EntryStamp { epoch: entry.stamp.epoch.0.to_string(), sequence: entry.stamp.sequence },
-        vary: entry.text.lines().filter_map(|line| line.strip_prefix("vary ")).map(str::to_owned).collect(),
+        vary: entry
+            .text
+            .lines()
+            .filter_map(|line| line.strip_prefix("vary "))
+            .map(shown_text)
+            .map(Cow::into_owned)
+            .collect(),
         body: wants_body.then(|| body(response)),
     };
     Ok(Json(Success::of(EntryAnswer { entry: detail })))
@@ -486,8 +498,6 @@ mod tests {
         let shown = identity(text).unwrap();
         assert!(shown.starts_with("hmac-sha256:") && !shown.contains("abc"), "{shown}");
         assert_eq!(identity("GET http://h/"), None);
-        let caller = shown_tag(&Tag::caller("me", "sha256:abc"));
-        assert!(caller.starts_with("caller me hmac-sha256:") && !caller.contains("abc"), "{caller}");
         let mut fields = HeaderMap::new();
         fields.insert(SET_COOKIE, "sid=secret".parse().unwrap());
         assert_eq!(shown_fields(&fields)["set-cookie"], ["(hidden)"]);

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
-use http::header::WWW_AUTHENTICATE;
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -15,6 +15,8 @@ pub struct Refusal {
     status: StatusCode,
     body: ErrorBody,
     challenge: Option<&'static str>,
+    /// Seconds.
+    retry_after: Option<u64>,
 }
 
 /// The JSON of an error.
@@ -36,7 +38,7 @@ impl Refusal {
     pub fn new(status: StatusCode, error: impl Into<String>, what_to_do: impl Into<String>) -> Refusal {
         let body =
             ErrorBody { success: false, error: error.into(), what_to_do: what_to_do.into(), more: Map::new() };
-        Refusal { status, body, challenge: None }
+        Refusal { status, body, challenge: None, retry_after: None }
     }
 
     /// The shared store cannot be asked. `reason`: for people.
@@ -53,6 +55,12 @@ impl Refusal {
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Refusal {
         self.body.more.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// The same with a `Retry-After` field (RFC 9110 §10.2.3) of this time, rounded up to seconds.
+    #[must_use]
+    pub fn retry_after(self, wait: std::time::Duration) -> Refusal {
+        Refusal { retry_after: Some(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)), ..self }
     }
 
     /// The same with a `WWW-Authenticate` field (RFC 9110 §11.6.1).
@@ -74,6 +82,9 @@ impl IntoResponse for Refusal {
         let mut response = (self.status, Json(self.body)).into_response();
         if let Some(challenge) = self.challenge {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
     }

@@ -7,22 +7,19 @@
 //! Larder's bookkeeping, stand under `redis`; without a Redis nothing that is named after it is shown.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use hmac::{KeyInit as _, Mac as _};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::cache::memory::Usage;
 use crate::key::Parameters;
-use crate::marks::Tag;
+pub use crate::key::shown_tag;
 use crate::metrics::FamilyCounters;
 use crate::outcome::OutcomeKind;
 use crate::rules::fault::Fault;
 use crate::rules::{Family, Invalidation};
-use crate::secret::HmacSha256;
 use crate::store::sweep::Dated;
 use crate::store::{KeyCounts, StoreInfo};
 
@@ -651,23 +648,6 @@ impl EditFault {
             _ => "mend what faults says, then reload; larder check FILE shows each in its place".to_owned(),
         }
     }
-}
-
-/// A tag for operators: the callers of [`Tag::caller`] are hashed once more.
-pub fn shown_tag(tag: &Tag) -> String {
-    let caller = tag.as_str().strip_prefix("caller ").and_then(|rest| rest.split_once(' '));
-    caller.map_or_else(|| tag.to_string(), |(family, caller)| format!("caller {family} {}", shown_caller(caller)))
-}
-
-/// A caller for operators: the digest in keys and tags is a plain SHA-256 without `[store] secret`, which can be guessed. The same caller is
-/// shown as the same text for as long as this process runs.
-pub fn shown_caller(digest: &str) -> String {
-    static KEY: LazyLock<[u8; 32]> = LazyLock::new(rand::random);
-    let mut mac = HmacSha256::new_from_slice(&*KEY).expect("HMAC takes keys of any length");
-    mac.update(digest.as_bytes());
-    let hash = mac.finalize().into_bytes();
-    let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("hmac-sha256:{hex}")
 }
 
 /// `2.5M`, as Redis writes sizes.

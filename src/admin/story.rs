@@ -14,6 +14,7 @@ use super::explain::{ExplainQuery, malformed};
 use super::refusal::ErrorBody;
 use super::report::Success;
 use super::state::{Answer, At, Shared};
+use crate::key::shown_tag;
 use crate::upkeep::invalidation_log::{InvalidationRecord, time};
 use crate::upkeep::stories::{Compared, StoreEvent};
 
@@ -111,7 +112,8 @@ pub async fn story(
 }
 
 fn matching(stored: &StoreEvent, record: &InvalidationRecord) -> Vec<String> {
-    record.tags.iter().filter(|tag| stored.tags.iter().any(|it| it.as_str() == **tag)).cloned().collect()
+    let has = |tag: &&String| stored.tags.iter().any(|it| it.as_str() == **tag || shown_tag(it) == **tag);
+    record.tags.iter().filter(has).cloned().collect()
 }
 
 /// The story. `served`: hits of the entry in memory, and of all before it.

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use super::tables::{checked, flag, passed, section, set};
 use super::{Overrides, ServerConfig, address};
-use crate::rules::RuleSet;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::did_you_mean;
 use crate::rules::reader::{Item, Table, Text};
-use crate::tokens::{TokenDigest, digest};
+use crate::rules::{RuleSet, Warning};
+use crate::tokens::{SHORTEST, TokenDigest, digest};
 
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,8 @@ pub struct AdminConfig {
     pub listen: SocketAddr,
     /// `tokens = [{ role = "admin", token = "${LARDER_ADMIN_TOKEN}" }]`; empty tokens are dropped
     pub tokens: Vec<Token>,
+    /// Line of `tokens` in the rules file, from 1; 1 if they come from the environment alone.
+    pub tokens_line: usize,
     /// `hosts = ["larder.example"]`: names under which requests may reach the admin, in lower case and without port, beside loopback names
     /// and addresses; default: none
     pub hosts: Vec<String>,
@@ -79,7 +81,7 @@ impl AdminConfig {
     /// Names of the changed settings that need a restart. Other tokens and hosts are in force at once; but without tokens the admin
     /// listens elsewhere.
     pub(super) fn differs(&self, other: &AdminConfig) -> Vec<&'static str> {
-        let AdminConfig { listen, tokens, hosts: _ } = self;
+        let AdminConfig { listen, tokens, tokens_line: _, hosts: _ } = self;
         let first_tokens = tokens.is_empty() && !other.tokens.is_empty() && !listen.ip().is_loopback();
         let names = [
             (*listen != other.listen || first_tokens, "[admin] listen"),
@@ -101,7 +103,10 @@ pub fn read_admin(
     if let Some(mut table) = section(root, "admin") {
         place = table.item("listen");
         set(&mut admin.listen, place.as_ref().and_then(|item| checked(item, address::listen)));
-        admin.tokens = table.item("tokens").map(|item| read_tokens(&item)).unwrap_or_default();
+        if let Some(item) = table.item("tokens") {
+            admin.tokens_line = item.line();
+            admin.tokens = read_tokens(&item);
+        }
         admin.hosts = table.item("hosts").map(|item| read_hosts(&item)).unwrap_or_default();
         table.finish();
     }
@@ -134,6 +139,20 @@ pub fn check_scopes(root: &mut Table<'_>, admin: &AdminConfig, rules: &RuleSet) 
             );
         }
     }
+}
+
+/// Warnings about tokens that can be guessed. Of a digest or a file the length is not known here.
+pub fn warnings(admin: &AdminConfig) -> Vec<Warning> {
+    let is_short = |token: &&Token| matches!(&token.secret, TokenSecret::Text(text) if text.len() < SHORTEST);
+    let warning = |token: &Token| Warning {
+        line: admin.tokens_line,
+        message: format!(
+            "[admin] token {:?} is shorter than {SHORTEST} characters: it can be guessed",
+            token.name
+        ),
+        remedy: "use a random one: larder token makes it".to_owned(),
+    };
+    admin.tokens.iter().filter(is_short).map(warning).collect()
 }
 
 /// A token from the environment replaces the role's other tokens.
@@ -316,6 +335,19 @@ mod tests {
             let said = read(tokens).unwrap_err();
             assert!(said.contains(expected), "{tokens}: {said}");
         }
+    }
+
+    #[test]
+    fn a_token_that_can_be_guessed_causes_a_warning_that_does_not_name_it() {
+        let warned = |tokens: &str| warnings(&read(tokens).unwrap());
+        let [warning] = &warned("tokens = [{ role = 'admin', name = 'ci', token = 'fifteen-letters' }]")[..]
+        else {
+            panic!()
+        };
+        assert!(warning.message.contains("\"ci\"") && warning.line == 7, "{warning:?}");
+        assert!(!warning.message.contains("fifteen") && warning.remedy.contains("larder token"), "{warning:?}");
+        assert_eq!(warned("tokens = [{ role = 'admin', token = 'sixteen-letters!' }]"), []);
+        assert_eq!(warned("tokens = [{ role = 'viewer', token_file = '/run/t' }]"), []);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub fn lint(config: &Config) -> Vec<Warning> {
     warnings.extend(config.warm.iter().filter_map(|table| never_warmed(config, table)));
     warnings.extend(config.warm.iter().filter_map(default_credentials));
     warnings.extend(config.warm.iter().filter_map(|table| anonymous_warming(config, table)));
+    warnings.extend(super::admin::warnings(&config.admin));
     warnings.extend(config.jwt.iter().flat_map(super::jwt::warnings));
     warnings.sort_by_key(|warning| warning.line);
     warnings

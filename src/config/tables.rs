@@ -91,6 +91,7 @@ impl Default for AdminConfig {
         AdminConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
             tokens: Vec::new(),
+            tokens_line: 1,
             hosts: Vec::new(),
         }
     }

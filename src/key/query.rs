@@ -98,6 +98,20 @@ pub fn values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Vec<u8>
     })
 }
 
+/// The names of the parameters of a query, each once, for operators: values may be secrets, and so may what has no `=`, which is shown as `…`.
+pub fn shown_names(query: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for name in query.split('&').map(|item| item.split_once('=').map_or("…", |(name, _)| name)) {
+        if !names.contains(&name) && names.len() < NAMES_SHOWN {
+            names.push(name);
+        }
+    }
+    names.join("&")
+}
+
+/// Most names of [`shown_names`].
+const NAMES_SHOWN: usize = 32;
+
 /// The value with `+` as a space and, if it has any, with `+` as itself.
 fn decoded_both_ways(value: &str) -> impl Iterator<Item = Vec<u8>> {
     let plus = value.contains('+').then(|| percent_decoded(value));
@@ -192,6 +206,16 @@ mod tests {
         let mut query = Some(query.to_owned());
         key_spec.apply(&mut query);
         query
+    }
+
+    #[test]
+    fn a_query_is_shown_by_the_names_of_its_parameters() {
+        let rows =
+            [("day=1", "day"), ("a=1&b=2&a=3", "a&b"), ("s3cret", "…"), ("a=s3cret=x&&t=", "a&…&t"), ("", "…")];
+        for (query, expected) in rows {
+            assert_eq!(shown_names(query), expected, "{query}");
+        }
+        assert!(shown_names(&(0..99).map(|n| format!("{n}=&")).collect::<String>()).len() < 100);
     }
 
     fn names(names: &[&str]) -> Vec<String> {

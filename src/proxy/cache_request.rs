@@ -19,7 +19,7 @@ use crate::http::headers::{self, ForwardedPolicy, X_FORWARDED_FOR, claims};
 use crate::http::storable::RequestFacts;
 use crate::http::target::Target;
 use crate::http::{ClientDirectives, Policy, Revalidate, SetCookie, negotiation, range, validation};
-use crate::key::{self, CacheKey, Identity, KeySpec, PresentedCredentials};
+use crate::key::{self, CacheKey, Identity, KeySpec, PresentedCredentials, query};
 use crate::marks::Tag;
 use crate::metrics::NO_FAMILY;
 use crate::outcome::Outcome;
@@ -197,11 +197,12 @@ impl CacheRequest {
         self.instances.is_none()
     }
 
-    /// Its path and query, for operators. Without the query outside families: it is shown nowhere else, and may hold secrets.
+    /// Its path, for operators, and the names of its query parameters that the family keys. Values may be secrets, and the response may
+    /// never be stored.
     pub fn reported_url(&self) -> Cow<'_, str> {
         let target = &self.client_request.target;
         match (&self.family, &target.query) {
-            (Some(_), Some(query)) => format!("{}?{query}", target.path).into(),
+            (Some(_), Some(query)) => format!("{}?{}", target.path, query::shown_names(query)).into(),
             _ => target.path.as_str().into(),
         }
     }

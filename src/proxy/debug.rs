@@ -17,7 +17,7 @@ use crate::http::headers::{LARDER_DEBUG, is_safe};
 use crate::http::target::Target;
 use crate::outcome::Outcome;
 use crate::running::{Live, Running};
-use crate::tokens;
+use crate::tokens::Turn;
 use crate::upkeep::invalidation_log::InvalidationRecord;
 use crate::upstream::{LastFailure, UpstreamError};
 
@@ -56,7 +56,7 @@ pub(super) fn take(fields: &mut HeaderMap) -> Option<HeaderValue> {
 
 impl Debug {
     /// Adds the explanation to the response, if the token is valid. A client that has sent too many wrong tokens waits before this one
-    /// is checked ([`tokens`]).
+    /// is checked, and one with too many requests that wait gets no explanation ([`Turn`]).
     pub async fn explain(
         self: Box<Self>,
         running: &Running,
@@ -69,8 +69,10 @@ impl Debug {
         if running.tokens.is_empty() {
             return;
         }
-        if running.debug_wrong_tokens.is_delayed(self.client, Instant::now()) {
-            tokio::time::sleep(tokens::DELAY).await;
+        match running.debug_wrong_tokens.turn(self.client, Instant::now()) {
+            Turn::Now => {}
+            Turn::After(wait) => tokio::time::sleep(wait).await,
+            Turn::Refused(_) => return,
         }
         if !self.is_known(running) {
             return;

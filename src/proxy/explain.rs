@@ -24,8 +24,8 @@ use crate::http::freshness::Freshness;
 use crate::http::headers::{self, claims};
 use crate::http::target::{Target, TargetFault};
 use crate::http::{ClientDirectives, Revalidate, SetCookie, TtlPolicy, validation};
-use crate::key::{CacheKey, Identity, KeyHash, Parameters};
-use crate::marks::{Epoch, MarksView, Stamp, Tag};
+use crate::key::{CacheKey, Identity, KeyHash, Parameters, shown_tag, shown_text};
+use crate::marks::{Epoch, MarksView, Stamp};
 use crate::rules::{Ambiguity, Family, ReadSource};
 use crate::running::Live;
 use crate::upstream::UpstreamError;
@@ -237,7 +237,7 @@ impl<'c> Explainer<'c> {
             store_key: if is_keyless { "-".to_owned() } else { self.store_key(&cache_key) },
             key: if is_keyless { "-".to_owned() } else { cache_key.key().to_string() },
             key_text: if is_keyless { "-".to_owned() } else { cache_key.text },
-            tags: tags.iter().map(Tag::to_string).collect(),
+            tags: tags.iter().map(shown_tag).collect(),
             ttl: self.ttl(),
             notes: self.notes(),
             invalidated_by: self.invalidated_by(),
@@ -250,8 +250,9 @@ impl<'c> Explainer<'c> {
         // A token that is not valid says nothing of its caller.
         let is_refused = self.token_fault(SystemTime::now()).is_some();
         let further = further.filter(|(further, _)| !is_refused || further.source != ReadSource::Identity);
-        let further =
-            further.flat_map(|(further, values)| values.iter().map(|value| format!("{}={value}", further.name)));
+        let further = further.flat_map(|(further, values)| {
+            values.iter().map(|value| format!("{}={}", further.name, shown_text(value)))
+        });
         captures.iter().cloned().chain(further).collect()
     }
 

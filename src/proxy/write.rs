@@ -24,8 +24,8 @@ use crate::config::{OnIncomplete, OnOutage, ServerConfig};
 use crate::http::headers::{self, Meant};
 use crate::http::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
 use crate::http::target::{MOST_READINGS, Target};
-use crate::key::PresentedCredentials;
-use crate::marks::{MarksView, Tag};
+use crate::key::{PresentedCredentials, shown_tag};
+use crate::marks::MarksView;
 use crate::metrics::NO_FAMILY;
 use crate::outcome::{Fwd, Outcome, OutcomeKind};
 use crate::rules::MatchedRule;
@@ -351,7 +351,7 @@ const NAMED: usize = 8;
 /// What was invalidated, for the access log.
 fn described(what: &Invalidations) -> Option<Box<str>> {
     let tags = || what.tags.iter().chain(what.soft.iter().map(|soft| &soft.tag));
-    let mut names: Vec<&str> = tags().map(Tag::as_str).collect();
+    let mut names: Vec<String> = tags().map(shown_tag).collect();
     names.sort_unstable();
     let more = names.len().saturating_sub(NAMED);
     names.truncate(NAMED);

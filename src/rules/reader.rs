@@ -2,6 +2,7 @@
 //! reading continues.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -18,6 +19,10 @@ use super::nearest::{did_you_mean, listing, nearest};
 /// Looks up an environment variable.
 pub type Env<'e> = dyn Fn(&str) -> Option<String> + 'e;
 
+/// The strings of a file in which variables are expanded: the place of the field and its name in messages, and
+/// the string as written.
+pub type Expansions = BTreeSet<(String, String)>;
+
 /// Most faults collected per file.
 const FAULTS: usize = 1000;
 
@@ -26,13 +31,16 @@ pub struct RulesReader<'s> {
     source: Source<'s>,
     env: &'s Env<'s>,
     faults: RefCell<Vec<Fault>>,
+    expansions: RefCell<Expansions>,
+    /// Variables are expanded in these strings alone; `None`: in all.
+    permitted: Option<&'s Expansions>,
     /// Numbers of the lines that are not TOML.
     broken: Vec<usize>,
     /// Number of faults beyond [`FAULTS`].
     unkept: Cell<usize>,
     /// Every key that was read, with the place of its table.
     #[cfg(test)]
-    asked: RefCell<std::collections::BTreeSet<(String, &'static str)>>,
+    asked: RefCell<BTreeSet<(String, &'static str)>>,
 }
 
 impl<'s> RulesReader<'s> {
@@ -45,6 +53,8 @@ impl<'s> RulesReader<'s> {
             source,
             env,
             faults,
+            expansions: RefCell::default(),
+            permitted: None,
             broken: Vec::new(),
             unkept: Cell::new(0),
             #[cfg(test)]
@@ -61,6 +71,17 @@ impl<'s> RulesReader<'s> {
             }
         }
         (reader, root)
+    }
+
+    /// Reports every other string with variables as a fault, and does not expand it.
+    #[must_use]
+    pub fn permitting(self, permitted: Option<&'s Expansions>) -> RulesReader<'s> {
+        RulesReader { permitted, ..self }
+    }
+
+    /// The strings in which variables were expanded so far.
+    pub fn expansions(&self) -> Expansions {
+        self.expansions.borrow().clone()
     }
 
     /// Reports a fault, unless its line is not TOML.
@@ -101,7 +122,7 @@ impl<'s> RulesReader<'s> {
 
     /// Every key that was read, with the place of its table: `("family[]", "ttl")`.
     #[cfg(test)]
-    pub fn asked(&self) -> std::collections::BTreeSet<(String, &'static str)> {
+    pub fn asked(&self) -> BTreeSet<(String, &'static str)> {
         self.asked.borrow().clone()
     }
 
@@ -397,6 +418,17 @@ impl<'t> Item<'t> {
         let DeValue::String(raw) = self.value else {
             return self.wrong("a string", "put it in quotes");
         };
+        if raw.contains("${") {
+            let expansion = (format!("{} {}", self.place, self.what), raw.clone().into_owned());
+            if self.reader.permitted.is_some_and(|permitted| !permitted.contains(&expansion)) {
+                self.fault(
+                    "has a variable of the environment that the running file does not have there, so that it is not expanded",
+                    "write the value itself, or check the file with larder check where its variables are set",
+                );
+                return None;
+            }
+            self.reader.expansions.borrow_mut().insert(expansion);
+        }
         let (expanded, faults) = expand(raw, self.reader.env, defaults);
         for fault in &faults {
             let place = self.reader.within(&self.span, raw, fault.at.clone());

@@ -1,6 +1,7 @@
-//! Rate limit on wrong tokens, per client and for all clients together. A client over the limit is delayed: each of its
-//! requests with a token waits for [`DELAY`] before the token is compared. A request with the right token waits too;
-//! otherwise the delay would show which token is right. No client is locked out.
+//! Rate limit on wrong tokens, per client and for all clients together. Of a client over the limit one token is compared per [`DELAY`]:
+//! its requests with a token take turns, a few of them wait, and the token of any further one is not compared. A request with the right
+//! token waits too; otherwise the delay would show which token is right. A client that sends its requests one after the other is never
+//! locked out.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::client::Client;
 
-/// Delay of a request with a token while its client is over the limit.
+/// Time between two comparisons of tokens of a client over the limit.
 pub const DELAY: Duration = Duration::from_secs(1);
+/// Most requests of a client that wait for their turn.
+const WAITING: u32 = 4;
 
 /// Wrong tokens of one client.
 const OF_CLIENT: Rate = Rate { burst: 10.0, per_second: 0.1 };
@@ -41,12 +44,31 @@ pub struct WrongTokens(Mutex<State>);
 #[derive(Debug)]
 struct State {
     of_all: Left,
-    of_client: HashMap<Client, Left>,
+    of_client: HashMap<Client, OfClient>,
+    /// The last turn given to clients for which the table has no room.
+    last_turn: Instant,
     /// Clients that have sent a right token. The limit of all clients does not apply to them.
     trusted: HashSet<Client>,
     log: Left,
     /// Log lines suppressed since the last one.
     suppressed: u64,
+}
+
+/// The wrong tokens of one client.
+#[derive(Debug, Clone, Copy)]
+struct OfClient {
+    left: Left,
+    /// When its last turn is or was.
+    last_turn: Instant,
+}
+
+/// When the token of a request may be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    Now,
+    After(Duration),
+    /// Not at all: too many requests of its client wait. A turn is free again after this time.
+    Refused(Duration),
 }
 
 impl Rate {
@@ -74,6 +96,7 @@ impl WrongTokens {
         WrongTokens(Mutex::new(State {
             of_all: OF_ALL.full(now),
             of_client: HashMap::new(),
+            last_turn: now,
             trusted: HashSet::new(),
             log: LOGGED.full(now),
             suppressed: 0,
@@ -85,23 +108,37 @@ impl WrongTokens {
         let state = self.lock();
         let is_trusted = state.trusted.contains(&client);
         match state.of_client.get(&client) {
-            Some(left) if OF_CLIENT.left(*left, now) < 1.0 => true,
+            Some(known) if OF_CLIENT.left(known.left, now) < 1.0 => true,
             None if state.of_client.len() >= CLIENTS && !is_trusted => true,
             _ => OF_ALL.left(state.of_all, now) < 1.0 && !is_trusted,
         }
+    }
+
+    /// When a request with a token has its turn. The caller waits for it, and then compares the token.
+    pub fn turn(&self, client: Client, now: Instant) -> Turn {
+        if !self.is_delayed(client, now) {
+            return Turn::Now;
+        }
+        let state = &mut *self.lock();
+        let last_turn = match state.of_client(client, now) {
+            Some(known) => &mut known.last_turn,
+            None => &mut state.last_turn,
+        };
+        let wait = last_turn.saturating_duration_since(now) + DELAY;
+        if wait > DELAY * WAITING {
+            return Turn::Refused(wait - DELAY * WAITING);
+        }
+        *last_turn = now + wait;
+        Turn::After(wait)
     }
 
     /// Records a wrong token.
     pub fn note_wrong(&self, client: Client, now: Instant) {
         let state = &mut *self.lock();
         OF_ALL.take(&mut state.of_all, now);
-        if state.of_client.len() >= CLIENTS && !state.of_client.contains_key(&client) {
-            state.of_client.retain(|_, left| OF_CLIENT.left(*left, now) < OF_CLIENT.burst);
-            if state.of_client.len() >= CLIENTS {
-                return;
-            }
+        if let Some(known) = state.of_client(client, now) {
+            OF_CLIENT.take(&mut known.left, now);
         }
-        OF_CLIENT.take(state.of_client.entry(client).or_insert(OF_CLIENT.full(now)), now);
     }
 
     /// Records a right token.
@@ -128,6 +165,20 @@ impl WrongTokens {
     }
 }
 
+impl State {
+    /// What is known of a client. `None`: the table has no room for it.
+    fn of_client(&mut self, client: Client, now: Instant) -> Option<&mut OfClient> {
+        if self.of_client.len() >= CLIENTS && !self.of_client.contains_key(&client) {
+            self.of_client
+                .retain(|_, known| known.last_turn > now || OF_CLIENT.left(known.left, now) < OF_CLIENT.burst);
+            if self.of_client.len() >= CLIENTS {
+                return None;
+            }
+        }
+        Some(self.of_client.entry(client).or_insert(OfClient { left: OF_CLIENT.full(now), last_turn: now }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +199,35 @@ mod tests {
         assert!(wrong.is_delayed(client(1), now));
         assert!(!wrong.is_delayed(client(2), now));
         assert!(!wrong.is_delayed(client(1), now + Duration::from_secs(11)), "the bucket refills");
+    }
+
+    #[test]
+    fn of_a_client_over_the_limit_one_token_is_compared_per_second_however_many_come_at_once() {
+        let now = Instant::now();
+        let wrong = WrongTokens::new(now);
+        (0..10).for_each(|_| wrong.note_wrong(client(1), now));
+        let turns: Vec<Turn> = (0..100).map(|_| wrong.turn(client(1), now)).collect();
+        let seconds = Duration::from_secs;
+        let waits = [1, 2, 3, 4].map(|wait| Turn::After(seconds(wait)));
+        assert_eq!(turns[..4], waits);
+        assert!(turns[4..].iter().all(|turn| *turn == Turn::Refused(seconds(1))), "{turns:?}");
+        assert_eq!(wrong.turn(client(2), now), Turn::Now, "other clients do not wait");
+        let compared = (1..=10).filter(|second| {
+            (0..50).any(|_| matches!(wrong.turn(client(1), now + seconds(*second)), Turn::After(_)))
+        });
+        assert_eq!(compared.count(), 10);
+        let later = now + seconds(14);
+        wrong.note_wrong(client(1), later);
+        assert_eq!(wrong.turn(client(1), later), Turn::After(seconds(1)), "one after the other is not refused");
+    }
+
+    #[test]
+    fn clients_without_room_in_the_table_take_turns_together() {
+        let now = Instant::now();
+        let wrong = WrongTokens::new(now);
+        (0..2000).for_each(|n| wrong.note_wrong(client(n), now));
+        let turns: Vec<Turn> = (5000..5010).map(|n| wrong.turn(client(n), now)).collect();
+        assert_eq!(turns.iter().filter(|turn| matches!(turn, Turn::After(_))).count(), 4, "{turns:?}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::events::Events;
 use super::names::FamilyOwners;
+use crate::key::shown_tag;
 use crate::marks::{Sequence, SoftInvalidation, Tag};
 use crate::store::fleet::random_id;
 
@@ -47,7 +48,7 @@ pub struct InvalidationRecord {
     /// The other rules that applied.
     #[serde(default)]
     pub further_rules: Vec<RuleNote>,
-    /// At most 30.
+    /// As operators see them ([`shown_tag`]); at most 30.
     pub tags: Vec<String>,
     /// Number of tags beyond these.
     #[serde(default)]
@@ -256,7 +257,7 @@ impl InvalidationLog {
             all().take(UNSENT).for_each(|tag| families.extend(owners.reached(tag)));
         }
         let families: Vec<String> = families.into_iter().take(NAMED).map(str::to_owned).collect();
-        let mut named: Vec<String> = all().take(NAMED).map(|tag| tag.as_str().to_owned()).collect();
+        let mut named: Vec<String> = all().take(NAMED).map(shown_tag).collect();
         named.sort_unstable();
         named.iter_mut().for_each(|tag| shorten(tag, TEXT));
         let mut rules = rules.into_iter().take(NAMED).map(|mut rule| {

@@ -10,7 +10,7 @@ use super::{Action, AuthorizationExplanation, DecisionExplanation, Explainer, Re
 use crate::cache::inspect::{Inspection, StoreInspection, ValidityReport};
 use crate::cache::{Cache, Found, Lookup};
 use crate::entry::{Entry, VaryIndex};
-use crate::key::CacheKey;
+use crate::key::{CacheKey, shown_tag, shown_text};
 use crate::marks::{Epoch, MarksView, Stamp, Tag};
 
 /// What is stored for a request.
@@ -152,7 +152,11 @@ impl Explainer<'_> {
             in_memory: tiers.memory.as_ref().map_or("nothing", Judged::label).to_owned(),
             in_store: tiers.store.as_ref().map_or_else(|state| *state, Judged::label).to_owned(),
             varies_on: variants.iter().flat_map(|it| &it.on).map(ToString::to_string).collect(),
-            variants: variants.iter().flat_map(|it| &it.known).map(|it| values(&it.suffix)).collect(),
+            variants: variants
+                .iter()
+                .flat_map(|it| &it.known)
+                .map(|it| shown_text(&values(&it.suffix)).into_owned())
+                .collect(),
             invalidated_since: validity.map(|validity| self.marks(validity)).unwrap_or_default(),
             stored: response.map(|(judged, response)| StoredResponse {
                 status: response.status.as_u16(),
@@ -160,7 +164,7 @@ impl Explainer<'_> {
                 age: response.freshness.age(now).as_secs(),
                 ttl: response.freshness.ttl(now),
                 terms: self.terms(response),
-                tags: judged.entry.tags.iter().map(Tag::to_string).collect(),
+                tags: judged.entry.tags.iter().map(shown_tag).collect(),
             }),
             authorization,
             now: decision,
@@ -168,7 +172,7 @@ impl Explainer<'_> {
     }
 
     fn marks(&self, validity: &ValidityReport) -> Vec<InvalidatingMark> {
-        let mark = |tag: &Tag, by: String| InvalidatingMark { tag: tag.to_string(), by };
+        let mark = |tag: &Tag, by: String| InvalidatingMark { tag: shown_tag(tag), by };
         match validity {
             ValidityReport::Current | ValidityReport::Unknown => Vec::new(),
             ValidityReport::Everything => {
