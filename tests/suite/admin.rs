@@ -182,7 +182,7 @@ fn metrics_count_outcomes_by_family(tier: Tier) {
     assert_eq!(requests("user_list", "hit"), Some(2.0), "{metrics}");
     assert_eq!(requests("user_list", "miss"), Some(1.0), "{metrics}");
     assert_eq!(requests("user_details", "miss"), Some(1.0), "{metrics}");
-    let invalidated = sample(&metrics, "larder_invalidations_total", &["family=\"user_list\""]);
+    let invalidated = sample(&metrics, "larder_invalidations_total", &["family=\"user_list\"", "cause=\"write\""]);
     assert_eq!(invalidated, Some(1.0), "{metrics}");
 }
 
