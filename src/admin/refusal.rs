@@ -60,7 +60,7 @@ impl Refusal {
     /// The same with a `Retry-After` field (RFC 9110 §10.2.3) of this time, rounded up to seconds.
     #[must_use]
     pub fn retry_after(self, wait: std::time::Duration) -> Refusal {
-        Refusal { retry_after: Some(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)), ..self }
+        Refusal { retry_after: Some(wait.as_secs_f64().ceil().max(1.0) as u64), ..self }
     }
 
     /// The same with a `WWW-Authenticate` field (RFC 9110 §11.6.1).

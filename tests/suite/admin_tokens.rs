@@ -94,6 +94,44 @@ fn a_scope_allows_its_families_and_nothing_else() {
 }
 
 #[test]
+fn a_body_is_shown_within_the_scope_of_the_token_alone() {
+    let (_upstream, larder) = start(
+        "tokens = [{ name = \"ci\", role = \"admin\", token = \"t\", families = [\"user\"] }, { role = \"admin\", token = \"all\" }]",
+    );
+    larder.get("/users/1");
+    larder.get("/stats");
+    let key_of = |family: &str| {
+        let list = || with(&larder, "t", "GET", &format!("/cache/entries?family={family}")).has_status(200).json();
+        eventually("it is listed", || list()["entries"].as_array().unwrap().len() == 1);
+        list()["entries"][0]["key"].as_str().unwrap().replace(':', "%3A")
+    };
+    let (own, other) = (key_of("user"), key_of("booking:stats"));
+    let show =
+        |token: &str, key: &str, query: &str| with(&larder, token, "GET", &format!("/cache/entries/{key}{query}"));
+    show("t", &own, "?body=true").has_status(200);
+    show("t", &other, "").has_status(200);
+    let refused = show("t", &other, "?body=true").fails_with(403);
+    assert!(refused.text().contains("booking:stats"), "{refused:?}");
+    show("all", &other, "?body=true").has_status(200);
+}
+
+#[test]
+fn guesses_that_come_at_once_are_compared_one_per_second() {
+    let (_upstream, larder) = start("tokens = [{ role = \"admin\", token = \"t\" }]");
+    for _ in 0..10 {
+        with(&larder, "guess", "GET", "/cache/stats").fails_with(401);
+    }
+    let guesses: Vec<_> = (0..12)
+        .map(|_| larder.admin_call("GET", "/cache/stats").header("Authorization", "Bearer guess").start())
+        .collect();
+    let answers: Vec<Response> = guesses.into_iter().map(|guess| guess.response()).collect();
+    let refused: Vec<&Response> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(refused.len() >= 12 - 5, "{answers:?}");
+    assert!(refused.iter().all(|answer| answer.header("retry-after") == Some("1")), "{refused:?}");
+    with(&larder, "t", "GET", "/cache/stats").has_status(200);
+}
+
+#[test]
 fn a_token_in_a_file_is_rotated_without_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");

@@ -80,12 +80,18 @@ fn top_lists_name_the_hottest_most_missed_largest_and_slowest(tier: Tier) {
         site.write("POST", "/users/create").has_status(200);
         site.get("/users").shows("detail=invalidated");
     }
+    for _ in 0..5 {
+        site.call("GET", "/rooms/9?reset=s3cret&s3cret-too").header("Cache-Control", "no-store").send();
+    }
     gate.open();
     slow.response().has_status(200);
     let top = get(&site, "/cache/top?limit=2");
     assert_eq!(top["hottest"][0], json!({ "url": "/users", "family": "users", "hits": 9 }), "{top:#}");
     assert_eq!(top["hottest"][1]["url"], "/rooms/7?day=1");
-    assert_eq!(top["missed"][0], json!({ "url": "/users", "family": "users", "count": 5 }), "{top:#}");
+    let missed = [("/users", "users"), ("/rooms/9?reset&…", "rooms")];
+    let missed = missed.map(|(url, family)| json!({ "url": url, "family": family, "count": 5 }));
+    assert!(missed.iter().all(|it| top["missed"].as_array().unwrap().contains(it)), "{top:#}");
+    assert!(!top.to_string().contains("s3cret"), "{top:#}");
     assert_eq!(
         (&top["largest"][0]["url"], &top["largest"][0]["family"]),
         (&json!("/rooms/large"), &json!("rooms"))

@@ -29,6 +29,7 @@ ttl = "60s"
 
 on_both_tiers! {
     a_write_is_logged_with_its_request_and_its_rule,
+    callers_are_named_by_keyed_hashes_wherever_tags_are_shown,
     purges_repetitions_and_reloads_are_logged_with_their_causes,
     the_log_is_paged_and_filtered,
     parameters_of_the_log_that_cannot_be_read_are_refused,
@@ -45,6 +46,56 @@ fn page(larder: &Larder, query: &str) -> Value {
 #[track_caller]
 fn log(larder: &Larder, query: &str) -> Vec<Value> {
     page(larder, query)["invalidations"].as_array().unwrap().clone()
+}
+
+/// SHA-256 of the credential of [`callers_are_named_by_keyed_hashes_wherever_tags_are_shown`] would stand after this without `hmac-`.
+fn names_a_plain_digest(text: &str) -> bool {
+    ["sha256:", "sha256%3A", "sha256%253A"].iter().any(|kind| {
+        text.match_indices(kind).any(|(at, _)| {
+            let is_hex =
+                |text: &str| text.len() >= 64 && text.bytes().take(64).all(|byte| byte.is_ascii_hexdigit());
+            !text[..at].ends_with("hmac-") && is_hex(&text[at + kind.len()..])
+        })
+    })
+}
+
+fn callers_are_named_by_keyed_hashes_wherever_tags_are_shown(tier: Tier) {
+    let families = r#"
+[[family]]
+name = "me"
+path = '/me'
+ttl = "60s"
+identity = "cookie:sid"
+
+[[family]]
+name = "mine"
+path = '/mine'
+ttl = "60s"
+identity = "cookie:sid"
+instance = { caller = "identity" }
+"#;
+    let site =
+        Site::start(tier, &format!("{families}{RULES}'/logout' = [\"me:{{identity}}\", \"mine:{{identity}}\"]\n"));
+    for target in ["/me", "/mine"] {
+        site.call("GET", target).header("Cookie", "sid=1234").send().shows("stored");
+    }
+    site.call("POST", "/logout").header("Cookie", "sid=1234").body("{}").send().has_status(200);
+    site.call("GET", "/mine").header("Cookie", "sid=1234").send().shows("detail=invalidated");
+    let shown = |target: &str| site.admin_get(target).has_status(200).text();
+    let story = shown("/cache/story?url=/mine&header=Cookie:%20sid=1234");
+    let told: Value = serde_json::from_str(&story).unwrap();
+    let mut events = told["events"].as_array().unwrap().iter();
+    assert!(events.any(|event| event["matching"].as_array().is_some_and(|tags| !tags.is_empty())), "{story}");
+    let mut all = vec![shown("/cache/log"), shown("/cache/top"), story, shown("/cache/entries")];
+    for entry in site.admin_get("/cache/entries").json()["entries"].as_array().unwrap() {
+        let key = entry["key"].as_str().unwrap().replace(':', "%3A");
+        all.push(shown(&format!("/cache/entries/{key}")));
+    }
+    assert!(all[0].contains("caller me hmac-sha256:") && all[0].contains("mine:hmac-sha256%3A"), "{}", all[0]);
+    all.push(site.log());
+    for text in all {
+        assert!(!names_a_plain_digest(&text), "{text}");
+    }
 }
 
 fn a_write_is_logged_with_its_request_and_its_rule(tier: Tier) {
