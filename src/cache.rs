@@ -45,7 +45,7 @@ pub const SHARED_MAX: u64 = 1 << 20;
 
 /// L1, the marks, and L2 if there is one.
 pub struct Cache {
-    memory: Memory,
+    memory: Arc<Memory>,
     shared: Option<Shared>,
     pending: Arc<PendingInvalidations>,
     /// Carries out delayed invalidations; spawned with the first.
@@ -139,6 +139,7 @@ impl Cache {
             ];
             Shared { store, fleet, delivery, seal: Seal::new("", None), sweeping: OnceLock::new(), _tasks: tasks }
         });
+        let memory = Arc::new(memory);
         Cache { memory, shared, pending, repeating: OnceLock::new(), hot: Hot::default(), log, metrics }
     }
 

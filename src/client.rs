@@ -1,8 +1,9 @@
-//! The client that a request counts for where limits apply per client ([`crate::shares`]), and in the access log: an address. Used for
-//! nothing else.
+//! The client that a request counts for where limits apply per client ([`crate::shares`]), in the access log, and where an address permits
+//! purges (`[purge] from`): an address. Used for nothing else.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderValue};
 
 use crate::http::headers::{ForwardedPolicy, X_FORWARDED_FOR};
@@ -43,6 +44,24 @@ pub fn address(peer: IpAddr, policy: ForwardedPolicy, trusted: &[Network], field
         _ => None,
     };
     named.unwrap_or(peer)
+}
+
+/// Whether a request comes from these networks: for what an address alone permits, such as purges. A request from a trusted peer
+/// (`append`) comes from the client that `X-Forwarded-For` names, as [`Client::of`] finds it, and never from the peer itself. From any other
+/// peer, which must be of the networks, all addresses in `X-Forwarded-For` must be of them too, and there must be no `Forwarded` (RFC 7239):
+/// the peer may be a load balancer that is not configured as such.
+pub fn is_from(
+    networks: &[Network],
+    peer: IpAddr,
+    policy: ForwardedPolicy,
+    trusted: &[Network],
+    fields: &HeaderMap,
+) -> bool {
+    if policy == ForwardedPolicy::Append && is_in(trusted, peer) {
+        return last_named(fields, trusted).is_some_and(|client| is_in(networks, client));
+    }
+    let is_named = |address: Option<IpAddr>| address.is_some_and(|address| is_in(networks, address));
+    is_in(networks, peer) && !fields.contains_key(FORWARDED) && addresses(fields).all(is_named)
 }
 
 /// The addresses in `X-Forwarded-For`, the last one first; `None` for anything else.
@@ -134,6 +153,38 @@ mod tests {
             let client = if is_trusted { "198.51.100.7" } else { peer };
             assert_eq!(of(peer, ForwardedPolicy::Append, &["198.51.100.7"]), client);
         }
+    }
+
+    #[test]
+    fn what_an_address_permits_is_permitted_to_no_client_of_a_load_balancer_outside_the_networks() {
+        let (set, append) = (ForwardedPolicy::Set, ForwardedPolicy::Append);
+        let rows: [(&str, ForwardedPolicy, &[&str], bool); 14] = [
+            ("10.0.0.1", set, &[], true),
+            ("10.0.0.1", set, &["10.0.0.2"], true),
+            ("10.0.0.1", set, &["198.51.100.7"], false),
+            // A load balancer that appends to what the client sent, or that does not.
+            ("10.0.0.1", set, &["10.0.0.2, 198.51.100.7"], false),
+            ("10.0.0.1", set, &["198.51.100.7, 10.0.0.2"], false),
+            ("10.0.0.1", set, &["198.51.100.7", "10.0.0.2"], false),
+            ("10.0.0.1", set, &["unknown"], false),
+            ("198.51.100.7", set, &[], false),
+            ("198.51.100.7", set, &["10.0.0.2"], false),
+            // A trusted one: it alone says which client it is, and is none itself.
+            ("10.0.0.1", append, &["198.51.100.7"], false),
+            ("10.0.0.1", append, &["10.0.0.2, 198.51.100.7"], false),
+            ("10.0.0.1", append, &["10.0.0.2"], true),
+            ("10.0.0.1", append, &[], false),
+            ("10.0.0.1", append, &["unknown"], false),
+        ];
+        let networks = [Network::parse("10.0.0.0/8").unwrap()];
+        for (peer, policy, lines, expected) in rows {
+            let lines: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();
+            let trusted = [Network::parse("10.0.0.0/28").unwrap()];
+            let is_from = is_from(&networks, peer.parse().unwrap(), policy, &trusted, &fields(&lines));
+            assert_eq!(is_from, expected, "{peer} {policy:?} {lines:?}");
+        }
+        let forwarded = fields(&[("forwarded", "for=10.0.0.2")]);
+        assert!(!is_from(&networks, "10.0.0.1".parse().unwrap(), set, &[], &forwarded));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use crate::http::target::{PathCase, Target, normalise};
 use crate::marks::{SoftInvalidation, Tag};
@@ -45,13 +45,13 @@ pub enum PurgeMode {
 #[derive(Debug, Default)]
 pub struct Purge {
     pub tags: Vec<Tag>,
-    /// Families that are reached, beside those that the tags name: of URLs, `none` for those without.
-    families: BTreeSet<String>,
     /// Paths whose tags [`Purge::resolve`] finds.
     pub patterns: Vec<PathPattern>,
     /// The deployment that it is for.
     pub deploy: Option<String>,
     reach: Option<Reach>,
+    /// The patterns were not compared with all that is stored.
+    is_cut: bool,
     pub mode: PurgeMode,
     /// Families that have an instance that was named, and in which no value names it.
     pub left_out: Vec<LeftOut>,
@@ -68,10 +68,23 @@ pub struct Purged {
     pub reach: Option<Reach>,
     pub mode: PurgeMode,
     pub left_out: Vec<LeftOut>,
+    /// The patterns were compared with all that is stored. False: some of what they fit is not purged.
+    pub is_complete: bool,
     /// The store has it. True without a store.
     pub delivered: bool,
     /// Until every proxy had applied it.
     pub wait: Duration,
+}
+
+/// What to do about a purge that is not complete.
+pub const NOT_COMPLETE: &str = "what the prefixes and globs fit is not purged in full: name families, instances, groups or urls instead; or send it \
+    again, since each time it finds at most 10000 paths, within 3 s";
+
+impl Purged {
+    /// 202 if something remains to be done: by Larder, while Redis does not answer, or by the operator.
+    pub fn status(&self) -> StatusCode {
+        if self.delivered && self.is_complete { StatusCode::OK } else { StatusCode::ACCEPTED }
+    }
 }
 
 /// Who purges, for the log.
@@ -111,28 +124,18 @@ impl Purge {
 
     /// Adds a URL or a path: all its variants, queries and callers, under every host, whatever upstream takes its path for. None if it is
     /// no path.
-    pub fn add_url(&mut self, live: &Live, url: &str, case: PathCase) -> Option<()> {
+    pub fn add_url(&mut self, url: &str, case: PathCase) -> Option<()> {
         let uri: http::Uri = url.parse().ok()?;
         if !uri.path().starts_with('/') {
             return None;
         }
-        self.add_target(live, &Target { case, ..Target::default() }.at(uri.path()));
+        self.add_target(&Target { case, ..Target::default() }.at(uri.path()));
         Some(())
     }
 
     /// Adds the path of a target, as [`Purge::add_url`].
-    pub fn add_target(&mut self, live: &Live, target: &Target) {
-        for path in target.readings().all() {
-            self.families.extend(families_at(live, path));
-        }
+    pub fn add_target(&mut self, target: &Target) {
         self.tags.extend(target.tags());
-    }
-
-    /// Adds the tag of a path.
-    pub fn add_path(&mut self, live: &Live, tag: &Tag) {
-        let path = tag.as_str().strip_prefix("uri:").unwrap_or_default();
-        self.families.extend(families_at(live, path));
-        self.tags.push(tag.clone());
     }
 
     /// Compares the patterns with what is stored, and adds the paths that they fit. Counts what is stored of everything that is named, if
@@ -144,12 +147,10 @@ impl Purge {
     pub async fn resolve(&mut self, running: &Running, is_count_wanted: bool) -> Result<(), PurgeFault> {
         if is_count_wanted || !self.patterns.is_empty() {
             let patterns = std::mem::take(&mut self.patterns);
-            let found = reach::find(running, &self.tags, &patterns).await.ok_or(PurgeFault::StoreAway)?;
-            let live = running.live();
-            for path in &found.paths {
-                self.tags.push(Tag::uri(path));
-                self.families.extend(families_at(&live, path));
-            }
+            let is_cut_if_partial = !patterns.is_empty();
+            let found = reach::find(&running.cache, &self.tags, patterns).await.ok_or(PurgeFault::StoreAway)?;
+            self.tags.extend(found.paths.iter().map(|path| Tag::uri(path)));
+            self.is_cut = is_cut_if_partial && !found.is_complete;
             self.reach = Some(found);
         }
         self.tags.sort_unstable();
@@ -160,26 +161,15 @@ impl Purge {
     /// The families that it reaches.
     pub fn families(&self, live: &Live) -> BTreeSet<String> {
         let owners = FamilyOwners::of(&live.rules);
-        let of_callers =
-            self.tags.iter().filter_map(|tag| tag.as_str().strip_prefix("caller ")?.split(' ').next());
-        let named = self.tags.iter().flat_map(|tag| owners.reached(tag)).chain(of_callers).map(str::to_owned);
-        self.families.iter().cloned().chain(named).filter(|family| family != NO_FAMILY).collect()
+        let named = self.tags.iter().flat_map(|tag| reached(tag, live, &owners));
+        named.filter(|family| family != NO_FAMILY).collect()
     }
 
     /// What of it this token may not purge, as a sentence part; none if it may purge all.
     pub fn outside(&self, live: &Live, token: &OperatorToken) -> Option<String> {
         token.families.as_ref()?;
-        if let Some(family) = self.families(live).iter().find(|family| !token.may_change(family)) {
-            return Some(format!("family {family:?}"));
-        }
-        let is = |fits: &dyn Fn(&Tag) -> bool| self.tags.iter().any(fits);
-        if is(&|tag| *tag == Tag::root()) {
-            Some("everything".to_owned())
-        } else if is(&|tag| tag.as_str().starts_with("group ")) {
-            Some("groups, which responses of any family may name".to_owned())
-        } else {
-            self.families.contains(NO_FAMILY).then(|| "paths without a family".to_owned())
-        }
+        let owners = FamilyOwners::of(&live.rules);
+        self.tags.iter().find_map(|tag| outside(tag, live, &owners, token))
     }
 
     /// Invalidates, counts it by family, and waits until every proxy of the fleet has applied it.
@@ -207,6 +197,7 @@ impl Purge {
             families = purged.families.join(","),
             wait_ms = u64::try_from(purged.wait.as_millis()).unwrap_or(u64::MAX),
             delivered,
+            complete = purged.is_complete,
             "purged"
         );
         purged
@@ -234,10 +225,45 @@ impl Purge {
             reach: self.reach,
             mode: self.mode,
             left_out: self.left_out,
+            is_complete: !self.is_cut,
             delivered,
             wait,
         }
     }
+}
+
+/// What of this tag the scope of a token does not cover, as a sentence part. A tag that cannot be said to be of a family is not covered.
+fn outside(tag: &Tag, live: &Live, owners: &FamilyOwners, token: &OperatorToken) -> Option<String> {
+    if *tag == Tag::root() {
+        return Some("everything".to_owned());
+    }
+    if tag.as_str().starts_with("group ") {
+        return Some("groups, which responses of any family may name".to_owned());
+    }
+    let families = reached(tag, live, owners);
+    if families.contains(NO_FAMILY) {
+        return Some("paths without a family".to_owned());
+    }
+    if families.is_empty() {
+        return Some("tags without a family".to_owned());
+    }
+    let family = families.iter().find(|family| !token.may_change(family))?;
+    Some(format!("family {family:?}"))
+}
+
+/// The families of which a tag reaches entries; `none` among them for a path that a read without a family may have.
+fn reached(tag: &Tag, live: &Live, owners: &FamilyOwners) -> BTreeSet<String> {
+    let text = tag.as_str();
+    if let Some(path) = text.strip_prefix("uri:") {
+        return families_at(live, path);
+    }
+    let of_caller = text.strip_prefix("caller ").and_then(|rest| rest.split(' ').next());
+    let named = match of_caller {
+        Some(family) => owners.owner(family).into_iter().collect(),
+        None if tag.is_of_family() || *tag == Tag::root() => owners.reached(tag),
+        None => Vec::new(),
+    };
+    named.into_iter().map(str::to_owned).collect()
 }
 
 /// The families that may claim this path, or `none` where a read of it has no family.

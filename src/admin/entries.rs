@@ -25,7 +25,7 @@ use super::purge::unknown_instance;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{Success, shown_tag};
 use super::state::{Answer, At, Shared};
-use crate::cache::catalog::{Brief, EntryName, Position, url_of};
+use crate::cache::catalog::{Brief, EntryName, MemoryPart, Position, url_of};
 use crate::cache::inspect::ValidityReport;
 use crate::entry::{Entry, Response};
 use crate::http::target::normalise;
@@ -188,7 +188,7 @@ pub async fn entries(State(state): At, query: Result<Query<EntriesQuery>, QueryR
     let Query(query) = query?;
     let running = state.running();
     let live = running.live();
-    let filter = Filter::of(&query, &live)?;
+    let filter = Arc::new(Filter::of(&query, &live)?);
     let limit = query.limit.unwrap_or(LIMIT);
     if !(1..=MOST).contains(&limit) {
         return Err(malformed(format!("limit = {limit} is out of range"), "ask for 1 to 1000 entries"));
@@ -201,9 +201,17 @@ pub async fn entries(State(state): At, query: Result<Query<EntriesQuery>, QueryR
     };
     let (mut entries, end) = (Vec::new(), Instant::now() + WITHIN);
     let cursor = loop {
-        let step = STEP.min(limit - entries.len() as u64);
-        let (found, next) = running.cache.catalog(position, step).await.ok_or_else(away)?;
-        for brief in found.iter().filter(|brief| filter.takes(brief)) {
+        let left = limit - entries.len() as u64;
+        let is_in_memory = matches!(position, Position::Memory(_));
+        let (found, next) = match position {
+            Position::Memory(after) => in_memory(running, &filter, after, left).await.ok_or_else(cut)?,
+            from => {
+                let step = running.cache.catalog_store(from, STEP.min(left)).await;
+                let (found, next) = step.ok_or_else(away)?;
+                (found, Some(next))
+            }
+        };
+        for brief in found.iter().filter(|brief| filter.takes(&brief.tags)) {
             // It may have been removed meanwhile.
             let Some(entry) = running.cache.entry_named(&brief.name).await.map_err(|()| away())? else { continue };
             let Some(report) = report(running, &live, &filter.owners, &brief.name, &entry).await else { continue };
@@ -213,12 +221,36 @@ pub async fn entries(State(state): At, query: Result<Query<EntriesQuery>, QueryR
         }
         match next {
             None => break None,
-            Some(next) if entries.len() as u64 >= limit || Instant::now() > end => break Some(next.to_string()),
+            // Memory is walked over once for a page.
+            Some(next) if is_in_memory || entries.len() as u64 >= limit || Instant::now() > end => {
+                break Some(next.to_string());
+            }
             Some(next) => position = next,
         }
     };
     let complete = cursor.is_none();
     Ok(Json(Success::of(EntriesPage { entries, cursor, complete })))
+}
+
+/// The next responses of a page in memory, in the order of their keys. `None` if the walk failed.
+async fn in_memory(
+    running: &Running,
+    filter: &Arc<Filter>,
+    after: u128,
+    most: u64,
+) -> Option<(Vec<Brief>, Option<Position>)> {
+    let taken = Arc::clone(filter);
+    let walk = running.cache.walk_memory(MemoryPart::NotInRedis, None, move |tags| taken.takes(tags)).await;
+    let keys = walk.keys.get(walk.keys.partition_point(|key| key.0 <= after)..).unwrap_or_default();
+    let (page, rest) = keys.split_at(keys.len().min(usize::try_from(most).unwrap_or(usize::MAX)));
+    let next = page.last().filter(|_| !rest.is_empty()).map(|last| Position::Memory(last.0));
+    let briefs = page.iter().filter_map(|key| running.cache.brief_in_memory(*key)).collect();
+    walk.is_complete.then_some((briefs, next))
+}
+
+fn cut() -> Refusal {
+    let what_to_do = "ask again; if it happens again, look for a panic in the log";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "what is in memory could not be listed", what_to_do)
 }
 
 fn away() -> Refusal {
@@ -253,13 +285,13 @@ impl Filter {
         })
     }
 
-    fn takes(&self, brief: &Brief) -> bool {
+    fn takes(&self, tags: &[Tag]) -> bool {
         let is_of = |family: &String| {
-            let own = self.owners.of_tags(&brief.tags);
+            let own = self.owners.of_tags(tags);
             own.strip_prefix(family.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
         };
-        let begins = |prefix: &String| brief.tags.iter().any(|tag| tag.as_str().starts_with(prefix.as_str()));
-        let has = |tags: &Vec<Tag>| brief.tags.iter().any(|tag| tags.contains(tag));
+        let begins = |prefix: &String| tags.iter().any(|tag| tag.as_str().starts_with(prefix.as_str()));
+        let has = |named: &Vec<Tag>| tags.iter().any(|tag| named.contains(tag));
         self.family.as_ref().is_none_or(is_of)
             && self.instance.as_ref().is_none_or(has)
             && self.prefix.as_ref().is_none_or(begins)
@@ -455,10 +487,7 @@ pub async fn remove_entry(
     let owner = FamilyOwners::of(&live.rules).of_tags(&entry.tags).to_owned();
     caller.check_family(&owner)?;
     let paths = entry.tags.iter().filter(|tag| tag.as_str().starts_with("uri:"));
-    let mut purge = Purge::of(Vec::new());
-    for path in paths {
-        purge.add_path(&live, path);
-    }
+    let mut purge = Purge::of(paths.cloned().collect());
     if purge.tags.is_empty() {
         return Err(not_stored(&key));
     }
@@ -466,7 +495,7 @@ pub async fn remove_entry(
     purge.resolve(running, false).await?;
     let purged = purge.carry_out(running, &caller.operator()).await;
     running.cache.remove_named(&name, &entry).await;
-    let status = if purged.delivered { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = purged.status();
     Ok((status, Json(Success::of(InvalidateAnswer::of(purged)))))
 }
 

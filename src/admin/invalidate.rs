@@ -89,6 +89,11 @@ pub struct Receipt {
     samples: Vec<String>,
     /// False: the counts are lower bounds, or there are none.
     entries_complete: bool,
+    /// False: prefixes and globs were not compared with all that is stored, so that some of what they fit is not purged.
+    complete: bool,
+    /// If it is not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    what_to_do: Option<&'static str>,
     /// Families that have an instance that was named, and in which no value names it.
     left_out: Vec<LeftOut>,
     /// The store has it. True without a store.
@@ -115,6 +120,8 @@ impl Receipt {
             entries_complete: reach.as_ref().is_some_and(|reach| reach.is_complete),
             samples: reach.map(|reach| reach.samples).unwrap_or_default(),
             left_out: purged.left_out,
+            complete: purged.is_complete,
+            what_to_do: (!purged.is_complete).then_some(purge::NOT_COMPLETE),
             delivered: purged.delivered,
             wait_ms: (purged.wait.as_secs_f64() * 1e6).round() / 1000.0,
             deploy: None,
@@ -126,12 +133,13 @@ impl Receipt {
 /// Invalidates families, instances, tags, groups, URLs, prefixes and globs; with dry_run it only says what
 ///
 /// When it answers, no proxy of the fleet serves what was stored before. Prefixes and globs are compared with what is stored now: what is
-/// being fetched for the first time, or is only in the memory of another proxy, they do not reach.
+/// being fetched for the first time, or is only in the memory of another proxy, they do not reach. If there is too much to be compared, the
+/// answer is 202 with `complete: false`: purge what it says instead.
 #[utoipa::path(post, path = "/cache/invalidate", tag = "purge", security(("token" = ["families"])),
     request_body = InvalidateRequest,
     responses(
         (status = 200, body = Success<InvalidateAnswer>),
-        (status = 202, description = "in force here; Redis does not answer", body = Success<InvalidateAnswer>),
+        (status = 202, description = "in force here, and Redis does not answer; or not complete", body = Success<InvalidateAnswer>),
         (status = 404, description = "something has no such name", body = ErrorBody),
         (status = 413, description = "it names too much", body = ErrorBody),
         (status = 503, description = "Redis does not answer, so that prefixes and globs find nothing", body = ErrorBody),
@@ -166,12 +174,12 @@ pub async fn invalidate(
         true => purge.preview(&live),
         false => purge.carry_out(running, &caller.operator()).await,
     };
-    let delivered = purged.delivered;
+    let status = if request.dry_run { StatusCode::OK } else { purged.status() };
     let receipt = Receipt { deploy: request.deploy.clone(), ..Receipt::of(purged, request.dry_run) };
-    if let Some(key) = key.filter(|_| delivered) {
+    // A deployment that has not purged everything it named is to be carried out again.
+    if let Some(key) = key.filter(|_| status == StatusCode::OK) {
         running.deploys.remember(&running.cache, key, &json!(receipt)).await;
     }
-    let status = if delivered { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(Success::of(InvalidateAnswer { receipt }))).into_response())
 }
 
@@ -239,7 +247,7 @@ fn named(request: &InvalidateRequest, live: &Live, running: &Running) -> Result<
     for url in urls {
         let no_url =
             || bad(format!("{url:?} is no URL and no path"), "write a path such as \"/users/7\", or a whole URL");
-        purge.add_url(live, url, case).ok_or_else(no_url)?;
+        purge.add_url(url, case).ok_or_else(no_url)?;
     }
     for text in prefixes {
         let pattern = purge::prefix(text, case);

@@ -1,12 +1,13 @@
-//! A walk over what is stored, in steps of bounded work, for operators: in Redis if there is one, and then over what only this process's
-//! memory can hold. Nothing is changed. An entry that is stored or removed meanwhile may be missed or found twice.
+//! A walk over what is stored, for operators: over Redis if there is one, in steps of bounded work, and then over this process's memory, in
+//! a thread where it delays no request. Nothing is changed. An entry that is stored or removed meanwhile may be missed or found twice.
 
-use std::collections::BinaryHeap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::{Cache, SHARED_MAX};
 use crate::entry::{Entry, Preface};
@@ -84,6 +85,8 @@ impl FromStr for EntryName {
 #[derive(Debug, Clone)]
 pub struct Brief {
     pub name: EntryName,
+    /// The key that it has, or would have, in memory.
+    pub hash: KeyHash,
     /// `http://host/path?query`
     pub url: String,
     pub stamp: Stamp,
@@ -92,49 +95,89 @@ pub struct Brief {
     pub bytes: u64,
 }
 
-impl Cache {
-    /// One step: looks at about so many keys. `None` while Redis cannot be asked.
-    pub async fn catalog(&self, from: Position, keys: u64) -> Option<(Vec<Brief>, Option<Position>)> {
-        match (&self.shared, from) {
-            (Some(shared), Position::Start | Position::Store(_)) => {
-                let from = if let Position::Store(from) = from { from } else { WalkPosition::default() };
-                let survey = self.ask(shared.store.survey(from, keys).await, "survey")?;
-                let next = survey.next.map_or(Position::Memory(0), Position::Store);
-                Some((survey.specimens.iter().filter_map(brief).collect(), Some(next)))
-            }
-            (shared, from) => {
-                let after = if let Position::Memory(after) = from { after } else { 0 };
-                let least = if shared.is_some() { SHARED_MAX } else { 0 };
-                Some(self.catalog_memory(after, keys, least))
-            }
+/// Which entries of memory a walk looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryPart {
+    /// All: Redis may have evicted what memory still has.
+    All,
+    /// Those that are not stored in Redis: all without Redis, and the large ones with it.
+    NotInRedis,
+}
+
+impl MemoryPart {
+    /// Walks that are under way at a time: one of each part, so that those of viewers do not delay purges.
+    fn turns(self) -> &'static Semaphore {
+        static ALL: Semaphore = Semaphore::const_new(1);
+        static NOT_IN_REDIS: Semaphore = Semaphore::const_new(1);
+        match self {
+            MemoryPart::All => &ALL,
+            MemoryPart::NotInRedis => &NOT_IN_REDIS,
         }
     }
+}
 
-    /// Entries of memory with more bytes than `least`: the others are in Redis too. It looks at all keys, and keeps `most`.
-    fn catalog_memory(&self, after: u128, most: u64, least: u64) -> (Vec<Brief>, Option<Position>) {
-        let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
-        let mut hashes = BinaryHeap::new();
-        self.memory.for_each_key(|hash, resident| {
-            let is_new =
-                hash.0 > after && hashes.peek().is_none_or(|largest| hashes.len() < most || hash.0 < *largest);
-            if is_new && resident.entry.weight() > least {
-                hashes.push(hash.0);
-                if hashes.len() > most {
-                    hashes.pop();
+/// What a walk over memory has found.
+#[derive(Debug, Default)]
+pub struct MemoryWalk {
+    /// Sorted.
+    pub keys: Vec<KeyHash>,
+    /// False: it ended before it had looked at all entries.
+    pub is_complete: bool,
+}
+
+impl Cache {
+    /// One step over Redis: looks at about so many keys. The next position is in memory after the last step, and without Redis. `None`
+    /// while Redis cannot be asked.
+    pub async fn catalog_store(&self, from: Position, keys: u64) -> Option<(Vec<Brief>, Position)> {
+        let from = match from {
+            Position::Start => WalkPosition::default(),
+            Position::Store(from) => from,
+            Position::Memory(_) => return Some((Vec::new(), from)),
+        };
+        let Some(shared) = &self.shared else { return Some((Vec::new(), Position::Memory(0))) };
+        let survey = self.ask(shared.store.survey(from, keys).await, "survey")?;
+        let next = survey.next.map_or(Position::Memory(0), Position::Store);
+        Some((survey.specimens.iter().filter_map(brief).collect(), next))
+    }
+
+    /// The keys of the responses in memory whose tags are taken. `end`: when it ends at the latest.
+    pub async fn walk_memory(
+        &self,
+        part: MemoryPart,
+        end: Option<Instant>,
+        mut takes: impl FnMut(&[Tag]) -> bool + Send + 'static,
+    ) -> MemoryWalk {
+        let memory = Arc::clone(&self.memory);
+        let least = if part == MemoryPart::NotInRedis && self.shared.is_some() { SHARED_MAX } else { 0 };
+        let turn = part.turns().acquire().await;
+        let walk = tokio::task::spawn_blocking(move || {
+            // Kept until the walk ends, even if nothing waits for it any more.
+            let _turn = turn;
+            let mut keys = Vec::new();
+            let is_cut = memory.any_key(|key, resident| {
+                if resident.entry.weight() > least && takes(&resident.entry.tags) {
+                    keys.push(key);
                 }
-            }
+                end.is_some_and(|end| Instant::now() > end)
+            });
+            keys.sort_unstable_by_key(|key| key.0);
+            MemoryWalk { keys, is_complete: !is_cut }
         });
-        let hashes = hashes.into_sorted_vec();
-        let next = hashes.last().filter(|_| hashes.len() == most).copied().map(Position::Memory);
-        let entry = |hash: u128| self.memory.entry_at(KeyHash(hash));
-        let brief = |hash: u128, entry: Arc<Entry>| Brief {
-            name: EntryName::Memory(KeyHash(hash)),
+        // It fails if it panics, or if the process ends.
+        walk.await.unwrap_or_default()
+    }
+
+    /// The response in memory under this key.
+    pub fn brief_in_memory(&self, key: KeyHash) -> Option<Brief> {
+        let entry = self.memory.entry_at(key)?;
+        Some(Brief {
+            name: EntryName::Memory(key),
+            hash: key,
             url: url_of(&entry.text).to_owned(),
             stamp: entry.stamp,
             tags: entry.tags.to_vec(),
             bytes: entry.weight(),
-        };
-        (hashes.into_iter().filter_map(|hash| Some(brief(hash, entry(hash)?))).collect(), next)
+        })
     }
 
     /// Which of these entries no write has invalidated for good. `None` while Redis cannot be asked.
@@ -187,7 +230,8 @@ fn brief(specimen: &Specimen) -> Option<Brief> {
     }
     let text = Preface::key_text(&specimen.beginning)?;
     let name = EntryName::Store(format!("{}:{}", specimen.label, StoreKey::of(&text)));
-    Some(Brief { name, url: url_of(&text).to_owned(), stamp, tags, bytes: specimen.bytes })
+    let (hash, url) = (KeyHash::of(&text), url_of(&text).to_owned());
+    Some(Brief { name, hash, url, stamp, tags, bytes: specimen.bytes })
 }
 
 /// The URL in the text of a cache key.

@@ -242,10 +242,10 @@ impl Memory {
         });
     }
 
-    /// Calls `each` for the key of every response in L1, invalidated ones too.
-    pub fn for_each_key(&self, mut each: impl FnMut(KeyHash, &Resident)) {
-        let responses = self.entries.iter().filter(|(_, resident)| resident.entry.response().is_some());
-        responses.for_each(|(key, resident)| each(key, &resident));
+    /// Whether it is true of any response in L1 and its key. Ends with the first of which it is.
+    pub fn any_key(&self, mut is_so: impl FnMut(KeyHash, &Resident) -> bool) -> bool {
+        let mut responses = self.entries.iter().filter(|(_, resident)| resident.entry.response().is_some());
+        responses.any(|(key, resident)| is_so(key, &resident))
     }
 
     /// The entry under this hash. Does not count as a use.
@@ -255,7 +255,7 @@ impl Memory {
 
     /// Whether it is true of any of them.
     pub fn any(&self, mut is_so: impl FnMut(&Resident) -> bool) -> bool {
-        self.entries.iter().any(|(_, resident)| resident.entry.response().is_some() && is_so(&resident))
+        self.any_key(|_, resident| is_so(resident))
     }
 }
 

@@ -112,7 +112,7 @@ fn send(arguments: &PurgeArguments, mode: &str, deploy: Option<&str>) -> u8 {
         let receipt = &answer["receipt"];
         say(&if arguments.json { format!("{answer:#}") } else { report(receipt) });
         // It is in force in this proxy, and others have it when Redis is back.
-        Ok(u8::from(receipt["delivered"] == false && !arguments.dry_run))
+        Ok(u8::from((receipt["delivered"] == false || receipt["complete"] == false) && !arguments.dry_run))
     })
 }
 
@@ -135,6 +135,9 @@ pub(super) fn report(receipt: &Value) -> String {
     }];
     if !is_dry && receipt["delivered"] == false {
         lines.push("Redis does not answer: other proxies get the invalidation when it is back".to_owned());
+    }
+    if receipt["complete"] == false {
+        lines.push(format!("Not complete: {}", text(&receipt["what_to_do"])));
     }
     let samples = receipt["samples"].as_array().into_iter().flatten();
     lines.extend(samples.map(|url| format!("  {}", text(url))));

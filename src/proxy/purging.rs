@@ -6,6 +6,8 @@
 //! | `PURGE` with `Surrogate-Key`, `xkey` or `Cache-Tags` | the groups that these fields name, separated by spaces, commas or `|` |
 //! | `BAN /users/*` | the stored paths that the glob fits |
 //!
+//! `[purge] from` is compared with the client, not with a load balancer in front: [`client::is_from`].
+//!
 //! With `Larder-Purge: soft`, or where `xkey-softpurge` names the groups, what is purged may be served stale for 30 s.
 
 use std::sync::Arc;
@@ -17,12 +19,13 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
 use super::{Answered, Body, ClientRequest};
+use crate::client;
 use crate::config::{PurgeConfig, Role};
 use crate::marks::Tag;
 use crate::outcome::Outcome;
 use crate::purge::{self, Operator, Purge, PurgeFault, PurgeMode, Purged};
 use crate::running::{Live, Running};
-use crate::tokens::{self, OperatorToken};
+use crate::tokens::{OperatorToken, Turn};
 
 /// Fields that name groups.
 const GROUPS: [&str; 4] = ["surrogate-key", "xkey", "xkey-purge", "cache-tags"];
@@ -46,18 +49,21 @@ pub(super) async fn answer(
         Ok(by) => by,
         Err(denied) => return denied.answered(),
     };
-    let purge = match named(live, http) {
+    let purge = match named(http) {
         Ok(purge) => purge,
         Err(fault) => return refused(StatusCode::BAD_REQUEST, &fault.0, fault.1),
     };
     match carry_out(running, live, purge, &by).await {
         Ok(purged) => {
-            let status = if purged.delivered { StatusCode::OK } else { StatusCode::ACCEPTED };
-            let content = json!({
+            let mut content = json!({
                 "success": true, "id": purged.id, "families": purged.families, "tags": purged.tags.len(),
-                "delivered": purged.delivered, "wait_ms": purged.wait.as_secs_f64() * 1000.0,
+                "delivered": purged.delivered, "complete": purged.is_complete,
+                "wait_ms": purged.wait.as_secs_f64() * 1000.0,
             });
-            answered(status, &content, Outcome::purged())
+            if !purged.is_complete {
+                content["what_to_do"] = json!(purge::NOT_COMPLETE);
+            }
+            answered(purged.status(), &content, Outcome::purged())
         }
         Err(fault) => fault,
     }
@@ -74,6 +80,7 @@ enum Denied {
     Address,
     NoToken,
     WrongToken,
+    TooManyWrong,
     Viewer,
 }
 
@@ -83,12 +90,17 @@ impl Denied {
             Denied::Address => (
                 StatusCode::FORBIDDEN,
                 "this address may not send PURGE and BAN",
-                "send it from an address of [purge] from, or add this one there",
+                "send it from an address of [purge] from, through no proxy but those of [server] trusted_proxies; or add this one there",
             ),
             Denied::NoToken => (
                 StatusCode::UNAUTHORIZED,
                 "PURGE and BAN need a bearer token",
                 "send Authorization: Bearer TOKEN with a token of [admin] tokens whose role is admin",
+            ),
+            Denied::TooManyWrong => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "this client has sent too many tokens that are not known",
+                "send the next one in some seconds",
             ),
             Denied::WrongToken => {
                 (StatusCode::UNAUTHORIZED, "the bearer token is unknown", "send a token of [admin] tokens")
@@ -105,7 +117,8 @@ impl Denied {
 
 async fn operator(running: &Running, config: &PurgeConfig, http: &ClientRequest) -> Result<By, Denied> {
     let peer = Some(http.client.to_string());
-    if config.allows(http.client) {
+    let trusted = &running.config.server.trusted_proxies;
+    if client::is_from(&config.from, http.client, http.forwarded, trusted, &http.headers) {
         return Ok(By { operator: Operator { token: None, peer }, token: None });
     }
     if !config.tokens {
@@ -113,8 +126,10 @@ async fn operator(running: &Running, config: &PurgeConfig, http: &ClientRequest)
     }
     let token = bearer(&http.headers).ok_or(Denied::NoToken)?;
     let (client, wrong) = (http.sharer(running), &running.debug_wrong_tokens);
-    if wrong.is_delayed(client, Instant::now()) {
-        tokio::time::sleep(tokens::DELAY).await;
+    match wrong.turn(client, Instant::now()) {
+        Turn::Now => {}
+        Turn::After(wait) => tokio::time::sleep(wait).await,
+        Turn::Refused(_) => return Err(Denied::TooManyWrong),
     }
     let Some(token) = running.tokens.find(token) else {
         running.metrics.admin_wrong_tokens.inc();
@@ -136,11 +151,18 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// Why a request names nothing, and what to do.
 struct Nothing(String, &'static str);
 
-fn named(live: &Live, http: &ClientRequest) -> Result<Purge, Nothing> {
+fn named(http: &ClientRequest) -> Result<Purge, Nothing> {
     let soft = groups(&http.headers, &[SOFT_GROUPS]);
     let named = groups(&http.headers, &GROUPS);
     if named.len() + soft.len() > MOST {
         return Err(Nothing(format!("the request names more than {MOST} groups"), "send several requests"));
+    }
+    if !named.is_empty() && !soft.is_empty() {
+        let error = format!("{SOFT_GROUPS} and another field name groups, in two modes");
+        return Err(Nothing(
+            error,
+            "send two requests, one with each; or Larder-Purge: soft, if all are meant to be soft",
+        ));
     }
     let is_soft = !soft.is_empty() || http.headers.get("larder-purge").is_some_and(|value| value == "soft");
     let mode = if is_soft { PurgeMode::Soft } else { PurgeMode::Hard };
@@ -153,7 +175,7 @@ fn named(live: &Live, http: &ClientRequest) -> Result<Purge, Nothing> {
             || Nothing(format!("BAN takes no {path:?}"), "send BAN /users/*, with a path that begins with \"/\"");
         purge.patterns.push(purge::glob(&path.replace("%2A", "*"), case).ok_or_else(no_glob)?);
     } else {
-        purge.add_target(live, &http.target);
+        purge.add_target(&http.target);
     }
     Ok(purge)
 }

@@ -41,7 +41,8 @@ impl Deploys {
     pub async fn receipt(&self, cache: &Cache, key: &DeployKey) -> Option<Value> {
         if let Some(store) = cache.store_handle() {
             // If Redis is away, the purge is carried out again, which does no harm.
-            return serde_json::from_slice(&store.get(&key.0).await.ok()??).ok();
+            // So it is if the key holds something else.
+            return read_receipt(&store.get(&key.0).await.ok()??);
         }
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.iter().find(|(known, at, _)| *known == key.0 && at.elapsed() < REMEMBERED);
@@ -60,5 +61,24 @@ impl Deploys {
             known.pop_front();
         }
         known.push_back((key.0, Instant::now(), receipt.clone()));
+    }
+}
+
+/// A receipt from Redis; none if it is no JSON object.
+fn read_receipt(stored: &[u8]) -> Option<Value> {
+    serde_json::from_slice(stored).ok().filter(Value::is_object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_json_object_is_a_receipt() {
+        let rows =
+            [("{\"id\":1}", true), ("[1]", false), ("\"id\"", false), ("7", false), ("null", false), ("{", false)];
+        for (stored, expected) in rows {
+            assert_eq!(read_receipt(stored.as_bytes()).is_some(), expected, "{stored}");
+        }
     }
 }

@@ -1,15 +1,16 @@
 //! What is stored now of tags and of path patterns: for the preview of a purge, and for the paths that a pattern fits. A walk over what
-//! Redis holds, or over this process's memory without it, bounded in time and number.
+//! Redis holds, if there is one, and over this process's memory, bounded in time and number.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::catalog::{Brief, Position};
+use crate::cache::Cache;
+use crate::cache::catalog::{Brief, MemoryPart, Position};
 use crate::marks::Tag;
 use crate::rules;
-use crate::running::Running;
 
-/// Longest walk.
+/// Longest walk over Redis, and over memory.
 const WITHIN: Duration = Duration::from_secs(3);
 /// Keys of Redis that are looked at in a step.
 const STEP: u64 = 500;
@@ -40,43 +41,90 @@ pub struct Reach {
     pub paths: BTreeSet<String>,
 }
 
-/// Walks over what is stored. `None` while Redis cannot be asked.
-pub async fn find(running: &Running, tags: &[Tag], patterns: &[PathPattern]) -> Option<Reach> {
-    let (tags, mut reach) = (tags.iter().collect::<BTreeSet<&Tag>>(), Reach::default());
+/// What a walk looks for.
+struct Sought {
+    tags: BTreeSet<Tag>,
+    patterns: Vec<PathPattern>,
+}
+
+/// Walks over what Redis holds, and then over memory, which may still have what Redis has evicted. `None` while Redis cannot be asked.
+pub async fn find(cache: &Cache, tags: &[Tag], patterns: Vec<PathPattern>) -> Option<Reach> {
+    let sought = Arc::new(Sought { tags: tags.iter().cloned().collect(), patterns });
+    let mut reach = Reach::default();
+    // What was counted in Redis and is in memory too.
+    let mut counted = HashSet::new();
     let (mut position, end) = (Position::Start, Instant::now() + WITHIN);
-    loop {
-        let (found, next) = running.cache.catalog(position, STEP).await?;
-        let found: Vec<Brief> = found.into_iter().filter(|brief| is_meant(brief, &tags, patterns)).collect();
-        let current = running.cache.are_current(&found).await?;
-        for (brief, _) in found.iter().zip(current).filter(|(_, is_current)| *is_current) {
-            reach.add(brief, patterns);
+    let has_all_of_redis = loop {
+        let (found, next) = cache.catalog_store(position, STEP).await?;
+        for brief in current(cache, found.into_iter().filter(|brief| sought.takes(&brief.tags)).collect()).await? {
+            reach.add_paths(&brief, &sought);
+            reach.count(&brief);
+            if cache.memory().entry_at(brief.hash).is_some() {
+                counted.insert(brief.hash);
+            }
         }
         match next {
-            None => break reach.is_complete = reach.paths.len() < PATHS,
-            Some(_) if Instant::now() > end || reach.paths.len() >= PATHS => break,
-            Some(next) => position = next,
+            Position::Memory(_) => break true,
+            _ if Instant::now() > end || reach.paths.len() >= PATHS => break false,
+            next => position = next,
         }
+    };
+    let end = Instant::now() + WITHIN;
+    let taken = Arc::clone(&sought);
+    let walk = cache.walk_memory(MemoryPart::All, Some(end), move |tags| taken.takes(tags)).await;
+    let mut has_all_of_memory = walk.is_complete;
+    for keys in walk.keys.chunks(STEP as usize) {
+        if Instant::now() > end || reach.paths.len() >= PATHS {
+            has_all_of_memory = false;
+            break;
+        }
+        for brief in current(cache, keys.iter().filter_map(|key| cache.brief_in_memory(*key)).collect()).await? {
+            reach.add_paths(&brief, &sought);
+            if !counted.contains(&brief.hash) {
+                reach.count(&brief);
+            }
+        }
+        // Without Redis nothing else here waits.
+        tokio::task::yield_now().await;
     }
+    reach.is_complete = has_all_of_redis && has_all_of_memory && reach.paths.len() < PATHS;
     Some(reach)
 }
 
-/// The paths of an entry that a pattern fits.
-fn fitting<'b>(brief: &'b Brief, patterns: &'b [PathPattern]) -> impl Iterator<Item = &'b str> {
-    let paths = brief.tags.iter().filter_map(|tag| tag.as_str().strip_prefix("uri:"));
-    paths.filter(|path| patterns.iter().any(|it| it.fits(path)))
+/// Those of them that are still served.
+async fn current(cache: &Cache, briefs: Vec<Brief>) -> Option<Vec<Brief>> {
+    let are_current = cache.are_current(&briefs).await?;
+    Some(
+        briefs
+            .into_iter()
+            .zip(are_current)
+            .filter_map(|(brief, is_current)| is_current.then_some(brief))
+            .collect(),
+    )
 }
 
-fn is_meant(brief: &Brief, tags: &BTreeSet<&Tag>, patterns: &[PathPattern]) -> bool {
-    brief.tags.iter().any(|tag| tags.contains(tag)) || fitting(brief, patterns).next().is_some()
+impl Sought {
+    fn takes(&self, tags: &[Tag]) -> bool {
+        tags.iter().any(|tag| self.tags.contains(tag)) || self.fitting(tags).next().is_some()
+    }
+
+    /// The paths of an entry with these tags that a pattern fits.
+    fn fitting<'t>(&'t self, tags: &'t [Tag]) -> impl Iterator<Item = &'t str> {
+        let paths = tags.iter().filter_map(|tag| tag.as_str().strip_prefix("uri:"));
+        paths.filter(|path| self.patterns.iter().any(|it| it.fits(path)))
+    }
 }
 
 impl Reach {
-    fn add(&mut self, brief: &Brief, patterns: &[PathPattern]) {
-        for path in fitting(brief, patterns) {
+    fn add_paths(&mut self, brief: &Brief, sought: &Sought) {
+        for path in sought.fitting(&brief.tags) {
             if self.paths.len() < PATHS {
                 self.paths.insert(path.to_owned());
             }
         }
+    }
+
+    fn count(&mut self, brief: &Brief) {
         self.entries += 1;
         self.bytes += brief.bytes;
         if self.samples.len() < SAMPLES && !self.samples.contains(&brief.url) {

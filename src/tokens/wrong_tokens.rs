@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::client::Client;
 
 /// Time between two comparisons of tokens of a client over the limit.
-pub const DELAY: Duration = Duration::from_secs(1);
+const DELAY: Duration = Duration::from_secs(1);
 /// Most requests of a client that wait for their turn.
 const WAITING: u32 = 4;
 
@@ -104,7 +104,7 @@ impl WrongTokens {
     }
 
     /// Whether a request with a token has to wait for [`DELAY`].
-    pub fn is_delayed(&self, client: Client, now: Instant) -> bool {
+    fn is_delayed(&self, client: Client, now: Instant) -> bool {
         let state = self.lock();
         let is_trusted = state.trusted.contains(&client);
         match state.of_client.get(&client) {

@@ -90,6 +90,10 @@ fn a_scope_allows_its_families_and_nothing_else() {
     for content in [json!({ "families": ["*"] }), json!({ "groups": ["a"] }), json!({ "urls": ["/elsewhere"] })] {
         assert_eq!(purge(content.clone()), 403, "{content}");
     }
+    assert_eq!(purge(json!({ "tags": ["user:1", "uri:/users/1", "uri:/stats", "caller user x"] })), 200);
+    for tag in ["*", "uri:/elsewhere", "group /a", "group localhost/a", "caller plan x"] {
+        assert_eq!(purge(json!({ "tags": ["user:1", tag] })), 403, "{tag}");
+    }
     assert_eq!(purge(json!({ "prefixes": ["/users/"] })), 200);
 }
 
@@ -129,6 +133,20 @@ fn guesses_that_come_at_once_are_compared_one_per_second() {
     assert!(refused.len() >= 12 - 5, "{answers:?}");
     assert!(refused.iter().all(|answer| answer.header("retry-after") == Some("1")), "{refused:?}");
     with(&larder, "t", "GET", "/cache/stats").has_status(200);
+}
+
+#[test]
+fn a_scope_does_not_allow_the_paths_of_other_families() {
+    let (_upstream, larder) =
+        start("tokens = [{ name = \"ci\", role = \"admin\", token = \"t\", families = [\"user\"] }]");
+    larder.get("/stats");
+    eventually("it is stored", || larder.get("/stats").is("hit"));
+    for content in [json!({ "tags": ["uri:/stats"] }), json!({ "urls": ["/stats"] }), json!({ "globs": ["/s*"] })]
+    {
+        let call = larder.admin_call("POST", "/cache/invalidate").header("Authorization", "Bearer t");
+        assert_eq!(call.body(content.to_string()).send().status, 403, "{content}");
+    }
+    larder.get("/stats").shows("hit");
 }
 
 #[test]

@@ -230,3 +230,59 @@ fn purge_at_the_proxy_needs_an_address_or_an_admin_token_with_the_scope() {
     assert_eq!(purged(&site), ["/users", "/plain/a"]);
     eventually("the log names the token", || site.log().contains("\"ci\"") || site.log().contains("token=ci"));
 }
+
+#[test]
+fn patterns_reach_what_memory_has_and_redis_has_no_more() {
+    let site = site(Tier::Redis, "[purge]\nfrom = [\"127.0.0.0/8\"]\n");
+    let evict = || {
+        let redis = site.redis.as_ref().unwrap();
+        let keys = redis.command(&["KEYS", "*:v1"]);
+        keys.lines().for_each(|key| drop(redis.command(&["DEL", key])));
+        assert_eq!((site.entries_in_redis(), purged(&site)), (0, Vec::new()), "memory serves them");
+    };
+    evict();
+    let receipt = receipt(site.admin_json("/cache/invalidate", &json!({ "prefixes": ["/plain/"] })));
+    assert_eq!((&receipt["entries"], &receipt["complete"]), (&json!(2), &json!(true)), "{receipt:#}");
+    assert_eq!(purged(&site), ["/plain/a", "/plain/b"]);
+    for path in PATHS {
+        site.wait_until_stored(path);
+    }
+    evict();
+    let told = site.call("BAN", "/users/*").send().has_status(200).json();
+    assert_eq!(told["complete"], true, "{told:#}");
+    assert_eq!(purged(&site), ["/users/1", "/users/2", "/users/1/photo"]);
+}
+
+#[test]
+fn groups_in_two_modes_are_refused() {
+    let site = site(Tier::Embedded, "[purge]\nfrom = [\"127.0.0.0/8\"]\n");
+    let call = site.call("PURGE", "/").header("xkey", "plain").header("xkey-softpurge", "other");
+    let refused = call.send().has_status(400).json();
+    assert!(refused["what_to_do"].as_str().unwrap().contains("two requests"), "{refused:#}");
+    assert!(purged(&site).is_empty());
+    site.call("PURGE", "/").header("xkey", "plain").send().has_status(200);
+    assert_eq!(purged(&site), ["/plain/a", "/plain/b"]);
+}
+
+#[test]
+fn an_address_of_a_load_balancer_does_not_permit_its_clients_to_purge() {
+    let plain = "[purge]\nfrom = [\"127.0.0.0/8\"]\n";
+    let trusted = format!("[server]\nforwarded = \"append\"\ntrusted_proxies = [\"127.0.0.1\"]\n{plain}");
+    type Row<'t> = (&'t str, Option<&'t str>, u16);
+    let rows: [Row<'_>; 6] = [
+        (plain, None, 200),
+        (plain, Some("127.0.0.9"), 200),
+        (plain, Some("127.0.0.9, 198.51.100.7"), 403),
+        (&trusted, None, 403),
+        (&trusted, Some("127.0.0.9, 198.51.100.7"), 403),
+        (&trusted, Some("127.0.0.9"), 200),
+    ];
+    for (further, client, status) in rows {
+        let site = Site::start(Tier::Embedded, &format!("{further}{RULES}"));
+        for method in ["PURGE", "BAN"] {
+            let call = site.call(method, "/users/1");
+            let call = client.into_iter().fold(call, |call, client| call.header("X-Forwarded-For", client));
+            call.send().has_status(status);
+        }
+    }
+}

@@ -131,6 +131,7 @@ export function purge(root, signal, parameters) {
           typeof it.counted?.entries === "number" && ["In the preview", `${plural(it.counted.entries, "entry", "entries")}, ${bytes(it.counted.bytes)}`],
           typeof it.wait_ms === "number" && ["The fleet took", millis(it.wait_ms)],
           it.deploy && ["Release", it.deploy],
+          it.complete === false && ["Not complete", it.what_to_do],
           it.tags?.length > 0 && ["Tags", it.tags.slice(0, 8).map((tag) => h("code", {}, `${tag} `))],
         ])))));
   }
