@@ -344,7 +344,7 @@ mod tests {
         else {
             panic!()
         };
-        assert!(warning.message.contains("\"ci\"") && warning.line == 7, "{warning:?}");
+        assert!(warning.message.contains("\"ci\"") && warning.line == 8, "{warning:?}");
         assert!(!warning.message.contains("fifteen") && warning.remedy.contains("larder token"), "{warning:?}");
         assert_eq!(warned("tokens = [{ role = 'admin', token = 'sixteen-letters!' }]"), []);
         assert_eq!(warned("tokens = [{ role = 'viewer', token_file = '/run/t' }]"), []);
