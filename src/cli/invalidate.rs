@@ -118,19 +118,20 @@ fn send(arguments: &PurgeArguments, mode: &str, deploy: Option<&str>) -> u8 {
 
 pub(super) fn report(receipt: &Value) -> String {
     let is_dry = receipt["dry_run"] == true;
-    let count = match receipt["entries"].as_u64() {
-        Some(1) => "1 entry".to_owned(),
-        Some(entries) => format!("{entries} entries"),
-        None => "an unknown number of entries".to_owned(),
-    };
     let least = if receipt["entries_complete"] == false { "at least " } else { "" };
+    // Not counted unless something looked for them.
+    let count = match receipt["entries"].as_u64() {
+        Some(1) => format!("{least}1 entry"),
+        Some(entries) => format!("{least}{entries} entries"),
+        None => "entries not counted".to_owned(),
+    };
     let mut lines = vec![match (is_dry, receipt["repeated"] == true) {
-        (true, _) => format!("Would invalidate {least}{count} ({})", bytes(&receipt["bytes"])),
+        (true, _) => format!("Would invalidate {count} ({})", bytes(&receipt["bytes"])),
         (false, true) => {
             format!("Deployment {} has invalidated this before; nothing was done", text(&receipt["deploy"]))
         }
         (false, false) => {
-            format!("Invalidated {} ({least}{count}, {} ms)", text(&receipt["tags"]), text(&receipt["wait_ms"]))
+            format!("Invalidated {} ({count}, {} ms)", text(&receipt["tags"]), text(&receipt["wait_ms"]))
         }
     }];
     if !is_dry && receipt["delivered"] == false {
