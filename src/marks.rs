@@ -210,6 +210,11 @@ impl Tag {
         self.as_str().strip_prefix("group /")
     }
 
+    /// The family, if this is [`Tag::caller`].
+    pub fn family_of_caller(&self) -> Option<&str> {
+        self.as_str().strip_prefix("caller ")?.split(' ').next()
+    }
+
     /// Whether it is [`Tag::caller`].
     pub fn is_of_caller(&self) -> bool {
         self.as_str().starts_with("caller ")

@@ -257,12 +257,8 @@ fn reached(tag: &Tag, live: &Live, owners: &FamilyOwners) -> BTreeSet<String> {
     if let Some(path) = text.strip_prefix("uri:") {
         return families_at(live, path);
     }
-    let of_caller = text.strip_prefix("caller ").and_then(|rest| rest.split(' ').next());
-    let named = match of_caller {
-        Some(family) => owners.owner(family).into_iter().collect(),
-        None if tag.is_of_family() || *tag == Tag::root() => owners.reached(tag),
-        None => Vec::new(),
-    };
+    let is_named = tag.is_of_family() || tag.is_of_caller() || *tag == Tag::root();
+    let named = if is_named { owners.reached(tag) } else { Vec::new() };
     named.into_iter().map(str::to_owned).collect()
 }
 

@@ -29,9 +29,13 @@ impl FamilyOwners {
         ends.filter_map(|end| self.0.get(&text[..end])).next_back().map(String::as_str)
     }
 
-    /// The families of which an invalidation of this tag invalidates entries: all, those below a level, or that of an instance.
+    /// The families of which an invalidation of this tag invalidates entries: all, those below a level, or that of an instance or of a
+    /// caller.
     pub fn reached<'n>(&'n self, tag: &Tag) -> Vec<&'n str> {
         let text = tag.as_str();
+        if let Some(family) = tag.family_of_caller() {
+            return self.0.get(family).map(String::as_str).into_iter().collect();
+        }
         let is_below = |name: &&String| {
             *tag == Tag::root()
                 || name.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
@@ -75,7 +79,8 @@ mod tests {
 
     #[test]
     fn an_invalidation_reaches_the_families_below_its_tag_or_that_of_its_instance() {
-        let rows: [(Tag, &[&str]); 4] = [
+        let rows: [(Tag, &[&str]); 5] = [
+            (Tag::caller("booking", "hmac-sha256:1"), &["booking"]),
             (Tag::root(), &["booking", "booking:stats", "user_details"]),
             (Tag::family("booking"), &["booking", "booking:stats"]),
             (Tag::family("booking:stats"), &["booking:stats"]),
