@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_between_characters_and_referers_lose_their_query() {
+    fn long_texts_are_cut_and_referers_lose_their_query() {
         assert_eq!(beginning("ä€", 4), "ä");
         let value = HeaderValue::from_bytes("äö".as_bytes()).unwrap();
         assert_eq!(text_of(&value, 3), "ä");

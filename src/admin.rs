@@ -36,7 +36,7 @@ use crate::client_conn::timeouts::ClientTimeouts;
 use crate::client_conn::{Busy, ClientConn, ClientConns};
 use crate::hooked_stream::HookedStream;
 use crate::running::Running;
-use crate::tokens::{Turn, WrongTokens};
+use crate::tokens::{TokenTurn, WrongTokens};
 
 pub mod auth;
 pub mod bypass;
@@ -246,9 +246,9 @@ struct Gate {
 
 impl Gate {
     /// When the token of a request is compared. Later, if its client has sent too many wrong ones.
-    fn turn(&self, request: &Request) -> Turn {
+    fn turn(&self, request: &Request) -> TokenTurn {
         let needs_token = !self.is_open(request) && auth::has_token(&self.running.tokens, request.headers());
-        if needs_token { self.wrong_tokens.turn(client(request), Instant::now()) } else { Turn::Now }
+        if needs_token { self.wrong_tokens.turn(client(request), Instant::now()) } else { TokenTurn::Now }
     }
 
     fn is_open(&self, request: &Request) -> bool {
@@ -265,7 +265,7 @@ impl Gate {
         let access = auth::Access { tokens: &self.running.tokens, hosts: &live.admin_hosts };
         let route = request.extensions().get::<MatchedPath>();
         let route = route.and_then(|route| self.routes.find(request.method(), route.as_str()));
-        let is_of_families = route.is_some_and(|route| route.access == routes::Access::Families);
+        let is_of_families = route.is_some_and(|route| route.access == routes::RequiredAccess::Families);
         let decided = access.decide(request.method(), request.uri(), request.headers(), is_of_families);
         match &decided {
             Err(auth::Denied::WrongToken) => {
@@ -308,10 +308,10 @@ fn client(request: &Request) -> Client {
 
 async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     match gate.turn(&request) {
-        Turn::Now => {}
+        TokenTurn::Now => {}
         // Its connection may be closed meanwhile.
-        Turn::After(wait) => tokio::time::sleep(wait).await,
-        Turn::Refused(wait) => return finish(too_many_tokens(wait).into_response()),
+        TokenTurn::After(wait) => tokio::time::sleep(wait).await,
+        TokenTurn::Refused(wait) => return finish(too_many_tokens(wait).into_response()),
     }
     let caller = match gate.decide(&request) {
         Ok(caller) => caller,

@@ -25,7 +25,7 @@ use crate::upkeep::names::FamilyOwners;
 pub mod deploys;
 pub mod reach;
 
-use reach::{PathPattern, Reach};
+use reach::{PathSelector, Reach};
 
 /// Most tags that one purge may have; with more, it names too much to be listed, and a family or everything is meant.
 pub const TAGS: usize = 10_000;
@@ -46,7 +46,7 @@ pub enum PurgeMode {
 pub struct Purge {
     pub tags: Vec<Tag>,
     /// Paths whose tags [`Purge::resolve`] finds.
-    pub patterns: Vec<PathPattern>,
+    pub patterns: Vec<PathSelector>,
     /// The deployment that it is for.
     pub deploy: Option<String>,
     reach: Option<Reach>,
@@ -284,13 +284,13 @@ fn invalidations(purge: &Purge) -> Invalidations {
 }
 
 /// A prefix of paths in the form that paths are stored in. None if it does not begin with `/`.
-pub fn prefix(text: &str, case: PathCase) -> Option<PathPattern> {
+pub fn prefix(text: &str, case: PathCase) -> Option<PathSelector> {
     let path = case.fold(normalise(text)).into_owned();
-    text.starts_with('/').then_some(PathPattern { text: path, is_prefix: true })
+    text.starts_with('/').then_some(PathSelector { text: path, is_prefix: true })
 }
 
 /// A glob of paths, in which `*` stands for any text. None if it does not begin with `/` or `*`.
-pub fn glob(text: &str, case: PathCase) -> Option<PathPattern> {
+pub fn glob(text: &str, case: PathCase) -> Option<PathSelector> {
     let text = case.fold(Cow::Borrowed(text)).into_owned();
-    (text.starts_with('/') || text.starts_with('*')).then_some(PathPattern { text, is_prefix: false })
+    (text.starts_with('/') || text.starts_with('*')).then_some(PathSelector { text, is_prefix: false })
 }

@@ -13,7 +13,7 @@ use crate::rules;
 
 mod wrong_tokens;
 
-pub use wrong_tokens::{Turn, WrongTokens};
+pub use wrong_tokens::{TokenTurn, WrongTokens};
 
 /// Largest token in a file, bytes.
 const LONGEST: u64 = 4096;

@@ -165,7 +165,7 @@ impl fmt::Debug for RequestTrace {
 
 /// What the span of a request says.
 #[derive(Debug)]
-pub struct RequestFacts<'r> {
+pub struct TracedRequest<'r> {
     pub request_id: String,
     pub status: StatusCode,
     pub family: &'r str,
@@ -180,7 +180,7 @@ pub struct RequestFacts<'r> {
 
 impl RequestTrace {
     /// Ends the span of the request.
-    pub fn end(&self, facts: RequestFacts<'_>) {
+    pub fn end(&self, facts: TracedRequest<'_>) {
         let span = self.context.span();
         if !span.is_recording() {
             return;

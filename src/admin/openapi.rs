@@ -12,7 +12,7 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::routes::Access;
+use super::routes::RequiredAccess;
 use super::state::{At, Shared};
 use super::{
     bypass, caller, entries, events, explain, exposition, families, fleet, health, history, index, invalidate,
@@ -90,7 +90,7 @@ pub fn without_tokens(mut document: OpenApi) -> OpenApi {
 }
 
 fn add_errors(operation: &mut Operation) {
-    let needs_token = Access::of(operation) != Access::Open;
+    let needs_token = RequiredAccess::of(operation) != RequiredAccess::Open;
     let always = [("400", "a parameter, field or content that the route does not take, or that cannot be read")];
     let guarded = [
         ("401", "no token, or one that is not known"),

@@ -22,7 +22,7 @@ pub struct Route {
     #[serde(skip)]
     pub content: TakenContent,
     #[serde(skip)]
-    pub access: Access,
+    pub access: RequiredAccess,
 }
 
 /// The content that a route takes.
@@ -37,7 +37,7 @@ pub enum TakenContent {
 
 /// What a route demands of a token, as its `security` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum RequiredAccess {
     /// `security(())`: none is needed.
     Open,
     /// Nothing is said: a token without scope, for changes.
@@ -73,7 +73,7 @@ impl Routes {
 
     /// Whether requests for this path need no token.
     pub fn is_open(&self, method: &Method, path: &str) -> bool {
-        method.is_safe() && self.find(method, path).is_some_and(|route| route.access == Access::Open)
+        method.is_safe() && self.find(method, path).is_some_and(|route| route.access == RequiredAccess::Open)
     }
 
     /// What to do about a path that is not one.
@@ -122,20 +122,20 @@ impl Route {
                 (_, Some(_)) => TakenContent::Json,
                 _ => TakenContent::Other,
             },
-            access: Access::of(operation),
+            access: RequiredAccess::of(operation),
         }
     }
 }
 
-impl Access {
+impl RequiredAccess {
     /// What this operation declares.
-    pub fn of(operation: &Operation) -> Access {
+    pub fn of(operation: &Operation) -> RequiredAccess {
         // What it requires can be seen only as JSON.
         let all = serde_json::to_value(&operation.security).unwrap_or_default();
         match all.get(0).and_then(|requirement| requirement.as_object()) {
-            None => Access::Role,
-            Some(none) if none.is_empty() => Access::Open,
-            Some(_) => Access::Families,
+            None => RequiredAccess::Role,
+            Some(none) if none.is_empty() => RequiredAccess::Open,
+            Some(_) => RequiredAccess::Families,
         }
     }
 }
@@ -211,7 +211,7 @@ mod tests {
     fn only_probes_and_the_description_need_no_token() {
         let routes = routes();
         let open: Vec<&str> =
-            routes.iter().filter(|route| route.access == Access::Open).map(|route| &*route.path).collect();
+            routes.iter().filter(|route| route.access == RequiredAccess::Open).map(|route| &*route.path).collect();
         assert_eq!(open, ["/", "/docs", "/healthz", "/openapi.json", "/readyz"]);
         assert!(!routes.is_open(&Method::POST, "/healthz"));
     }

@@ -83,7 +83,7 @@ pub(super) struct AdminClient {
 }
 
 /// Content of a request.
-pub(super) enum Content {
+pub(super) enum RequestContent {
     None,
     Json(Value),
     /// A rules file.
@@ -117,16 +117,16 @@ impl AdminClient {
         &self,
         method: &Method,
         path: &str,
-        content: Content,
+        content: RequestContent,
     ) -> Result<(StatusCode, Bytes), String> {
         let mut fields = self.fields.clone();
         let body = match content {
-            Content::None => RequestBody::Empty,
-            Content::Json(json) => {
+            RequestContent::None => RequestBody::Empty,
+            RequestContent::Json(json) => {
                 fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 RequestBody::Whole(json.to_string().into())
             }
-            Content::Toml(text) => {
+            RequestContent::Toml(text) => {
                 fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
                 RequestBody::Whole(text.into())
             }
@@ -147,7 +147,12 @@ impl AdminClient {
     /// # Errors
     ///
     /// There was no response, or the admin refuses. The error is for people, and says what to do.
-    pub(super) async fn call(&self, method: &Method, path: &str, content: Content) -> Result<Value, String> {
+    pub(super) async fn call(
+        &self,
+        method: &Method,
+        path: &str,
+        content: RequestContent,
+    ) -> Result<Value, String> {
         let (status, body) = self.send(method, path, content).await?;
         let json: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() && json["success"] == true {
@@ -162,7 +167,7 @@ impl AdminClient {
     ///
     /// As [`AdminClient::call`].
     pub(super) async fn get(&self, path: &str) -> Result<Value, String> {
-        self.call(&Method::GET, path, Content::None).await
+        self.call(&Method::GET, path, RequestContent::None).await
     }
 
     /// What a response says that is no success.

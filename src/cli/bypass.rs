@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use http::Method;
 
-use super::admin_client::{AdminArguments, Content, encoded, with_query};
+use super::admin_client::{AdminArguments, RequestContent, encoded, with_query};
 use super::output::{self, USAGE, say, text};
 
 #[derive(Debug, Args)]
@@ -38,13 +38,13 @@ pub(super) fn bypass(arguments: &BypassArguments) -> u8 {
         let answer = match &arguments.family {
             None => client.get("/cache/bypass").await?,
             Some(family) if arguments.off => {
-                client.call(&Method::DELETE, &of_family(family), Content::None).await?
+                client.call(&Method::DELETE, &of_family(family), RequestContent::None).await?
             }
             Some(family) => {
                 let time =
                     arguments.duration.map(|time| humantime::format_duration(time).to_string().replace(' ', ""));
                 client
-                    .call(&Method::POST, &with_query(&of_family(family), &[("for", time)]), Content::None)
+                    .call(&Method::POST, &with_query(&of_family(family), &[("for", time)]), RequestContent::None)
                     .await?
             }
         };

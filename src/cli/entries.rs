@@ -4,7 +4,7 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 
-use super::admin_client::{AdminArguments, Content, encoded, with_query};
+use super::admin_client::{AdminArguments, RequestContent, encoded, with_query};
 use super::output::{self, USAGE, bytes, say, seconds, text};
 
 #[derive(Debug, Args)]
@@ -55,7 +55,7 @@ pub(super) fn entries(arguments: &EntriesArguments) -> u8 {
         };
         let path = format!("/cache/entries/{}", encoded(key));
         if arguments.delete {
-            let answer = client.call(&Method::DELETE, &path, Content::None).await?;
+            let answer = client.call(&Method::DELETE, &path, RequestContent::None).await?;
             say(&if arguments.json {
                 format!("{answer:#}")
             } else {

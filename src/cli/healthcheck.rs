@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::HealthcheckArguments;
-use super::admin_client::{AdminClient, Content};
+use super::admin_client::{AdminClient, RequestContent};
 use super::output::{FAILED, complain};
 use crate::admin::auth;
 use crate::config;
@@ -50,7 +50,7 @@ fn ask(url: &str) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot ask {url}/readyz: {error}"))?;
     let answer =
-        async { tokio::time::timeout(PATIENCE, client.send(&Method::GET, "/readyz", Content::None)).await };
+        async { tokio::time::timeout(PATIENCE, client.send(&Method::GET, "/readyz", RequestContent::None)).await };
     match runtime.block_on(answer) {
         Ok(Ok((StatusCode::OK, _))) => Ok(()),
         Ok(Ok((status, _))) => Err(format!("not ready: {url}/readyz answered {status}")),

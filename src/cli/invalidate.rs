@@ -4,7 +4,7 @@ use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::admin_client::{AdminArguments, Content};
+use super::admin_client::{AdminArguments, RequestContent};
 use super::output::{self, USAGE, bytes, say, text};
 
 #[derive(Debug, Args)]
@@ -108,7 +108,7 @@ fn send(arguments: &PurgeArguments, mode: &str, deploy: Option<&str>) -> u8 {
         Err(error) => return output::complain(error, USAGE),
     };
     output::run(async {
-        let answer = client.call(&Method::POST, "/cache/invalidate", Content::Json(content)).await?;
+        let answer = client.call(&Method::POST, "/cache/invalidate", RequestContent::Json(content)).await?;
         let receipt = &answer["receipt"];
         say(&if arguments.json { format!("{answer:#}") } else { report(receipt) });
         // It is in force in this proxy, and others have it when Redis is back.

@@ -6,7 +6,7 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 
-use super::admin_client::{AdminArguments, Content};
+use super::admin_client::{AdminArguments, RequestContent};
 use super::output::{self, FAILED, USAGE, bytes, percent, say, text};
 use crate::config;
 
@@ -37,7 +37,7 @@ pub(super) fn reload(arguments: &ReloadArguments) -> u8 {
         Err(error) => return output::complain(error, USAGE),
     };
     output::run(async {
-        let answer = client.call(&Method::POST, "/rules/reload", Content::None).await?;
+        let answer = client.call(&Method::POST, "/rules/reload", RequestContent::None).await?;
         if arguments.json {
             say(&format!("{answer:#}"));
             return Ok(0);
@@ -61,7 +61,7 @@ pub(super) fn diff(arguments: &DiffArguments) -> u8 {
         Err(error) => return output::complain(error, USAGE),
     };
     output::run(async {
-        let diff = client.call(&Method::POST, "/rules/diff", Content::Toml(content)).await?;
+        let diff = client.call(&Method::POST, "/rules/diff", RequestContent::Toml(content)).await?;
         say(&if arguments.json { format!("{diff:#}") } else { report(&diff) });
         Ok(if diff["unchanged"] == true { 0 } else { FAILED })
     })

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::WarmArguments;
-use super::admin_client::{AdminClient, Content, encoded};
+use super::admin_client::{AdminClient, RequestContent, encoded};
 use super::output::{self, USAGE, say, text};
 
 /// How often the progress is asked for.
@@ -30,7 +30,7 @@ async fn ask(arguments: &WarmArguments, client: &AdminClient) -> Result<u8, Stri
         .family
         .as_ref()
         .map_or_else(|| "/cache/warm".to_owned(), |family| format!("/cache/warm/{}", encoded(family)));
-    let begun = client.call(&Method::POST, &path, Content::None).await?;
+    let begun = client.call(&Method::POST, &path, RequestContent::None).await?;
     let run = begun["run"].as_u64().unwrap_or_default();
     if !arguments.wait {
         say(&if arguments.json { format!("{begun:#}") } else { text(&begun["message"]) });

@@ -17,7 +17,7 @@ use crate::http::headers::{LARDER_DEBUG, is_safe};
 use crate::http::target::Target;
 use crate::outcome::Outcome;
 use crate::running::{Live, Running};
-use crate::tokens::Turn;
+use crate::tokens::TokenTurn;
 use crate::upkeep::invalidation_log::InvalidationRecord;
 use crate::upstream::{LastFailure, UpstreamError};
 
@@ -56,7 +56,7 @@ pub(super) fn take(fields: &mut HeaderMap) -> Option<HeaderValue> {
 
 impl Debug {
     /// Adds the explanation to the response, if the token is valid. A client that has sent too many wrong tokens waits before this one
-    /// is checked, and one with too many requests that wait gets no explanation ([`Turn`]).
+    /// is checked, and one with too many requests that wait gets no explanation ([`TokenTurn`]).
     pub async fn explain(
         self: Box<Self>,
         running: &Running,
@@ -70,9 +70,9 @@ impl Debug {
             return;
         }
         match running.debug_wrong_tokens.turn(self.client, Instant::now()) {
-            Turn::Now => {}
-            Turn::After(wait) => tokio::time::sleep(wait).await,
-            Turn::Refused(_) => return,
+            TokenTurn::Now => {}
+            TokenTurn::After(wait) => tokio::time::sleep(wait).await,
+            TokenTurn::Refused(_) => return,
         }
         if !self.is_known(running) {
             return;

@@ -24,7 +24,7 @@ use crate::http::headers;
 use crate::logs;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
-use crate::traces::{RequestFacts, RequestTrace};
+use crate::traces::{RequestTrace, TracedRequest};
 use crate::upkeep::events::OutcomeEvent;
 use crate::upkeep::invalidation_log;
 use crate::upstream::RequestBody;
@@ -221,7 +221,7 @@ fn end_trace(
     request_id: &RequestId,
     Answered { response, outcome, family }: &Answered,
 ) {
-    trace.end(RequestFacts {
+    trace.end(TracedRequest {
         request_id: request_id.to_string(),
         status: response.status(),
         family: &live.counters(*family).family,

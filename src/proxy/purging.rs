@@ -25,7 +25,7 @@ use crate::marks::Tag;
 use crate::outcome::Outcome;
 use crate::purge::{self, Operator, Purge, PurgeFault, PurgeMode, Purged};
 use crate::running::{Live, Running};
-use crate::tokens::{OperatorToken, Turn};
+use crate::tokens::{OperatorToken, TokenTurn};
 
 /// Fields that name groups.
 const GROUPS: [&str; 4] = ["surrogate-key", "xkey", "xkey-purge", "cache-tags"];
@@ -127,9 +127,9 @@ async fn operator(running: &Running, config: &PurgeConfig, http: &ClientRequest)
     let token = bearer(&http.headers).ok_or(Denied::NoToken)?;
     let (client, wrong) = (http.sharer(running), &running.debug_wrong_tokens);
     match wrong.turn(client, Instant::now()) {
-        Turn::Now => {}
-        Turn::After(wait) => tokio::time::sleep(wait).await,
-        Turn::Refused(_) => return Err(Denied::TooManyWrong),
+        TokenTurn::Now => {}
+        TokenTurn::After(wait) => tokio::time::sleep(wait).await,
+        TokenTurn::Refused(_) => return Err(Denied::TooManyWrong),
     }
     let Some(token) = running.tokens.find(token) else {
         running.metrics.admin_wrong_tokens.inc();

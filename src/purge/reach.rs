@@ -21,7 +21,7 @@ const PATHS: usize = super::TAGS;
 
 /// Paths that begin with a text, or that a glob fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathPattern {
+pub struct PathSelector {
     pub text: String,
     /// It is no glob.
     pub is_prefix: bool,
@@ -44,11 +44,11 @@ pub struct Reach {
 /// What a walk looks for.
 struct Sought {
     tags: BTreeSet<Tag>,
-    patterns: Vec<PathPattern>,
+    patterns: Vec<PathSelector>,
 }
 
 /// Walks over what Redis holds, and then over memory, which may still have what Redis has evicted. `None` while Redis cannot be asked.
-pub async fn find(cache: &Cache, tags: &[Tag], patterns: Vec<PathPattern>) -> Option<Reach> {
+pub async fn find(cache: &Cache, tags: &[Tag], patterns: Vec<PathSelector>) -> Option<Reach> {
     let sought = Arc::new(Sought { tags: tags.iter().cloned().collect(), patterns });
     let mut reach = Reach::default();
     // What was counted in Redis and is in memory too.
@@ -133,7 +133,7 @@ impl Reach {
     }
 }
 
-impl PathPattern {
+impl PathSelector {
     fn fits(&self, path: &str) -> bool {
         if self.is_prefix { path.starts_with(&self.text) } else { rules::is_named_by(&self.text, path) }
     }

@@ -64,7 +64,7 @@ struct OfClient {
 
 /// When the token of a request may be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum TokenTurn {
     Now,
     After(Duration),
     /// Not at all: too many requests of its client wait. A turn is free again after this time.
@@ -115,9 +115,9 @@ impl WrongTokens {
     }
 
     /// When a request with a token has its turn. The caller waits for it, and then compares the token.
-    pub fn turn(&self, client: Client, now: Instant) -> Turn {
+    pub fn turn(&self, client: Client, now: Instant) -> TokenTurn {
         if !self.is_delayed(client, now) {
-            return Turn::Now;
+            return TokenTurn::Now;
         }
         let state = &mut *self.lock();
         let last_turn = match state.of_client(client, now) {
@@ -126,10 +126,10 @@ impl WrongTokens {
         };
         let wait = last_turn.saturating_duration_since(now) + DELAY;
         if wait > DELAY * WAITING {
-            return Turn::Refused(wait - DELAY * WAITING);
+            return TokenTurn::Refused(wait - DELAY * WAITING);
         }
         *last_turn = now + wait;
-        Turn::After(wait)
+        TokenTurn::After(wait)
     }
 
     /// Records a wrong token.
@@ -206,19 +206,23 @@ mod tests {
         let now = Instant::now();
         let wrong = WrongTokens::new(now);
         (0..10).for_each(|_| wrong.note_wrong(client(1), now));
-        let turns: Vec<Turn> = (0..100).map(|_| wrong.turn(client(1), now)).collect();
+        let turns: Vec<TokenTurn> = (0..100).map(|_| wrong.turn(client(1), now)).collect();
         let seconds = Duration::from_secs;
-        let waits = [1, 2, 3, 4].map(|wait| Turn::After(seconds(wait)));
+        let waits = [1, 2, 3, 4].map(|wait| TokenTurn::After(seconds(wait)));
         assert_eq!(turns[..4], waits);
-        assert!(turns[4..].iter().all(|turn| *turn == Turn::Refused(seconds(1))), "{turns:?}");
-        assert_eq!(wrong.turn(client(2), now), Turn::Now, "other clients do not wait");
+        assert!(turns[4..].iter().all(|turn| *turn == TokenTurn::Refused(seconds(1))), "{turns:?}");
+        assert_eq!(wrong.turn(client(2), now), TokenTurn::Now, "other clients do not wait");
         let compared = (1..=10).filter(|second| {
-            (0..50).any(|_| !matches!(wrong.turn(client(1), now + seconds(*second)), Turn::Refused(_)))
+            (0..50).any(|_| !matches!(wrong.turn(client(1), now + seconds(*second)), TokenTurn::Refused(_)))
         });
         assert_eq!(compared.count(), 10);
         let later = now + seconds(14);
         wrong.note_wrong(client(1), later);
-        assert_eq!(wrong.turn(client(1), later), Turn::After(seconds(1)), "one after the other is not refused");
+        assert_eq!(
+            wrong.turn(client(1), later),
+            TokenTurn::After(seconds(1)),
+            "one after the other is not refused"
+        );
     }
 
     #[test]
@@ -226,8 +230,8 @@ mod tests {
         let now = Instant::now();
         let wrong = WrongTokens::new(now);
         (0..2000).for_each(|n| wrong.note_wrong(client(n), now));
-        let turns: Vec<Turn> = (5000..5010).map(|n| wrong.turn(client(n), now)).collect();
-        assert_eq!(turns.iter().filter(|turn| matches!(turn, Turn::After(_))).count(), 4, "{turns:?}");
+        let turns: Vec<TokenTurn> = (5000..5010).map(|n| wrong.turn(client(n), now)).collect();
+        assert_eq!(turns.iter().filter(|turn| matches!(turn, TokenTurn::After(_))).count(), 4, "{turns:?}");
     }
 
     #[test]

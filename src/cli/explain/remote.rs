@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::{ExplainError, wait};
-use crate::cli::admin_client::{AdminClient, Content, encoded};
+use crate::cli::admin_client::{AdminClient, RequestContent, encoded};
 use crate::cli::{ExplainArguments, variable};
 use crate::proxy::explain::{Explainer, StoredExplanation};
 
@@ -22,7 +22,7 @@ pub(super) fn stored_now(
     let token = token.or_else(|| variable("LARDER_VIEWER_TOKEN"));
     let client = AdminClient::new(admin, token).map_err(ExplainError::Usage)?;
     let asked = question(arguments, method);
-    let answered = wait(client.send(&Method::GET, &asked, Content::None))?;
+    let answered = wait(client.send(&Method::GET, &asked, RequestContent::None))?;
     let (status, body) = answered.map_err(ExplainError::NoAnswer)?;
     read(&client, admin, status, &body)
 }
