@@ -26,6 +26,7 @@ pub mod lint;
 pub mod nearest;
 mod notation;
 pub mod pattern;
+mod pattern_set;
 pub mod post;
 pub mod reader;
 mod reference;
@@ -45,7 +46,8 @@ pub use reference::{InstanceEverywhere, LeftOut, UnknownFamily, is_named_by};
 pub use source::{CallerIdentity, FurtherInstance, ReadSource, WriteValues};
 pub use unresolved::Unresolved;
 
-use pattern::{Pattern, PatternSet};
+use pattern::Pattern;
+use pattern_set::PatternSet;
 use reader::Table;
 use reference::{FamilyNames, Reference, ReferencedTags};
 

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
 use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::literal::Extractor;
@@ -18,16 +18,13 @@ use crate::http::target::{PathCase, is_plain_delimiter, is_unreserved, stands_pl
 const TEXT: usize = 4096;
 /// Largest compiled pattern, in bytes: stops `(\w{1,500}){500}`, not ordinary patterns.
 const COMPILED: usize = 1 << 20;
-/// Largest compiled set of patterns, in bytes.
-const COMPILED_SET: usize = 64 << 20;
 
 /// A compiled pattern.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
-    /// The anchored pattern with its literals in normal form.
-    anchored: String,
     case: PathCase,
+    /// Of the anchored pattern, with its literals in normal form.
     regex: Regex,
     /// Index and name of each named capture, in pattern order.
     named: Vec<(usize, String)>,
@@ -58,7 +55,7 @@ impl Pattern {
         let anchored = anchored(&normalised(text, case));
         let mut builder = RegexBuilder::new(&anchored);
         match builder.case_insensitive(case == PathCase::Insensitive).size_limit(COMPILED).build() {
-            Ok(regex) => Ok(Pattern { text: text.to_owned(), named: named(&regex), anchored, case, regex }),
+            Ok(regex) => Ok(Pattern { text: text.to_owned(), named: named(&regex), case, regex }),
             Err(regex::Error::CompiledTooBig(_)) => {
                 fault(0..text.len(), "the pattern is too large when compiled".to_owned(), "lower its {…} counts")
             }
@@ -87,6 +84,11 @@ impl Pattern {
             .build()
             .parse(&normalised(&self.text, self.case))
             .ok()
+    }
+
+    /// The anchored pattern, with its literals in normal form.
+    pub(super) fn regex(&self) -> &Regex {
+        &self.regex
     }
 
     /// Whether it matches the whole path.
@@ -172,24 +174,6 @@ pub(super) fn capture<'h>(hir: &'h Hir, name: &str) -> Option<&'h Hir> {
         HirKind::Repetition(repetition) => capture(&repetition.sub, name),
         HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().find_map(|part| capture(part, name)),
         HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => None,
-    }
-}
-
-/// Many patterns, matched in one pass.
-#[derive(Debug, Default)]
-pub struct PatternSet(RegexSet);
-
-impl PatternSet {
-    /// `None` if the patterns together are too large.
-    pub fn build<'p>(patterns: impl Iterator<Item = &'p Pattern>, case: PathCase) -> Option<PatternSet> {
-        let mut set = RegexSetBuilder::new(patterns.map(|pattern| &pattern.anchored));
-        set.case_insensitive(case == PathCase::Insensitive);
-        set.size_limit(COMPILED_SET).build().ok().map(PatternSet)
-    }
-
-    /// Indexes of the matching patterns, in the order given.
-    pub fn matches(&self, path: &str) -> impl Iterator<Item = usize> + use<> {
-        self.0.matches(path).into_iter()
     }
 }
 
@@ -318,9 +302,7 @@ mod tests {
     }
 
     fn matches(pattern: &str, path: &str) -> bool {
-        let pattern = compile(pattern);
-        let set = PatternSet::build([&pattern].into_iter(), PathCase::Sensitive).unwrap();
-        set.matches(path).next().is_some()
+        compile(pattern).is_match(path)
     }
 
     #[test]
@@ -365,10 +347,9 @@ mod tests {
         ];
         for (text, path) in rows {
             let pattern = Pattern::compile(text, PathCase::Insensitive).unwrap();
-            let set = PatternSet::build([&pattern].into_iter(), PathCase::Insensitive).unwrap();
             let path = PathCase::Insensitive.fold(crate::http::target::normalise(path)).into_owned();
             assert_eq!(pattern.values(&path).to_vec(), [("id", Some("joe"))], "{text} on {path}");
-            assert!(set.matches(&path).next().is_some(), "{text} on {path}");
+            assert!(pattern.is_match(&path), "{text} on {path}");
         }
         assert!(!matches("/ÉCOLES", "/%C3%A9COLES"));
     }
