@@ -20,8 +20,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::invalidate::{InvalidateAnswer, check_scope};
-use super::purge::unknown_instance;
+use super::invalidate::InvalidateAnswer;
+use super::purge::{self, find_instance};
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{Success, shown_tag};
 use super::state::{Answer, At, Shared};
@@ -268,14 +268,13 @@ struct Filter {
 impl Filter {
     fn of(query: &EntriesQuery, live: &Live) -> Result<Filter, Refusal> {
         if let Some(family) = query.family.as_deref().filter(|family| ![NO_FAMILY, FORMER].contains(family)) {
-            super::purge::resolve(live, family)?;
+            purge::resolve(live, family)?;
         }
         let instance = query.instance.as_deref().map(|text| {
             let (name, value) = text
                 .split_once(':')
                 .ok_or_else(|| malformed(format!("{text:?} names no instance"), "write user:7"))?;
-            let found = live.rules.instance_everywhere(name, value, live.redaction.secret.as_ref());
-            found.map(|found| found.tags).map_err(|have| unknown_instance(name, &have))
+            find_instance(live, name, value).map(|found| found.tags)
         });
         Ok(Filter {
             owners: FamilyOwners::of(&live.rules),
@@ -487,13 +486,11 @@ pub async fn remove_entry(
     let owner = FamilyOwners::of(&live.rules).of_tags(&entry.tags).to_owned();
     caller.check_family(&owner)?;
     let paths = entry.tags.iter().filter(|tag| tag.as_str().starts_with("uri:"));
-    let mut purge = Purge::of(paths.cloned().collect());
+    let purge = Purge::of(paths.cloned().collect());
     if purge.tags.is_empty() {
         return Err(not_stored(&key));
     }
-    check_scope(&purge, &live, &caller)?;
-    purge.resolve(running, false).await?;
-    let purged = purge.carry_out(running, &caller.operator()).await;
+    let purged = purge::carry_out(running, &caller, purge).await?;
     running.cache.remove_named(&name, &entry).await;
     let status = purged.status();
     Ok((status, Json(Success::of(InvalidateAnswer::of(purged)))))

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::purge::{resolve, unknown_instance};
+use super::purge::{find_instance, resolve};
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{Success, shown_tag};
 use super::state::{At, Shared};
@@ -228,8 +228,7 @@ fn named(request: &InvalidateRequest, live: &Live, running: &Running) -> Result<
                 "write the name and the value, such as \"user:7\"",
             ));
         };
-        let found = live.rules.instance_everywhere(name, value, live.redaction.secret.as_ref());
-        let found = found.map_err(|have| unknown_instance(name, &have))?;
+        let found = find_instance(live, name, value)?;
         purge.tags.extend(found.tags);
         purge.left_out.extend(found.left_out);
     }

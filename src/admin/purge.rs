@@ -49,19 +49,23 @@ pub struct Cleared {
     delivered: bool,
 }
 
-/// Carries out a purge for a caller who may do that. `message`: of the response.
-async fn carry_out(
+/// Carries out a purge of tags for a caller who may do that. `message`: of the response.
+async fn answer(
     state: &AdminState,
     Extension(caller): Extension<Caller>,
-    mut purge: Purge,
+    purge: Purge,
     message: String,
     families: Option<Vec<String>>,
 ) -> Result<Response, Refusal> {
-    let live = state.running().live();
-    invalidate::check_scope(&purge, &live, &caller)?;
-    purge.resolve(state.running(), false).await?;
-    let Purged { left_out, delivered, .. } = purge.carry_out(state.running(), &caller.operator()).await;
+    let Purged { left_out, delivered, .. } = carry_out(state.running(), &caller, purge).await?;
     Ok(purged(message, families, left_out, delivered).into_response())
+}
+
+/// Carries out a purge of tags for a caller who may do that.
+pub(super) async fn carry_out(running: &Running, caller: &Caller, mut purge: Purge) -> Result<Purged, Refusal> {
+    invalidate::check_scope(&purge, &running.live(), caller)?;
+    purge.resolve(running, false).await?;
+    Ok(purge.carry_out(running, &caller.operator()).await)
 }
 
 fn purged(
@@ -86,7 +90,7 @@ fn purged(
     (status = 202, description = "in force here; Redis does not answer", body = Success<Cleared>),
 ))]
 pub async fn purge_all(State(state): At, caller: Extension<Caller>) -> Result<Response, Refusal> {
-    carry_out(&state, caller, Purge::of(vec![Tag::root()]), "Purged everything".to_owned(), None).await
+    answer(&state, caller, Purge::of(vec![Tag::root()]), "Purged everything".to_owned(), None).await
 }
 
 /// Purges a family, the families below it, or those that match a glob
@@ -106,7 +110,7 @@ pub async fn purge_family(
 ) -> Result<Response, Refusal> {
     let Path(family) = family?;
     let tags = resolve(&state.running().live(), &family)?;
-    carry_out(&state, caller, Purge::of(tags), format!("Purged {family}"), None).await
+    answer(&state, caller, Purge::of(tags), format!("Purged {family}"), None).await
 }
 /// Purges one instance of a family; with the name of an instance (user for user_id), of all families that have it
 ///
@@ -176,9 +180,7 @@ pub async fn purge_everywhere(
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path((name, value)) = path?;
-    let live = state.running().live();
-    let found = live.rules.instance_everywhere(&name, &value, live.redaction.secret.as_ref());
-    let found = found.map_err(|have| unknown_instance(&name, &have))?;
+    let found = find_instance(&state.running().live(), &name, &value)?;
     everywhere(&state, caller, found, &name, &value).await
 }
 
@@ -198,11 +200,17 @@ async fn everywhere(
     // The words of HITA's clients.
     let message = format!("Cache cleared for {name} {value}");
     let purge = Purge::of(found.tags).without(found.left_out);
-    carry_out(state, caller, purge, message, Some(found.families)).await
+    answer(state, caller, purge, message, Some(found.families)).await
+}
+
+/// This instance of all families that have it.
+pub(super) fn find_instance(live: &Live, name: &str, value: &str) -> Result<InstanceEverywhere, Refusal> {
+    let found = live.rules.instance_everywhere(name, value, live.redaction.secret.as_ref());
+    found.map_err(|have| unknown_instance(name, &have))
 }
 
 /// `have`: the names that may have been meant, or all that there are.
-pub(super) fn unknown_instance(name: &str, have: &[String]) -> Refusal {
+fn unknown_instance(name: &str, have: &[String]) -> Refusal {
     let what_to_do = match have {
         [] => "no family has instances: POST /cache/clear/{family} purges all of a family".to_owned(),
         have => format!("there are {}", have.join(", ")),
@@ -228,7 +236,7 @@ pub async fn purge_group(
     let Path(group) = group?;
     let tag = Tag::group_anywhere(&group);
     let message = format!("Purged group {group}");
-    let response = carry_out(&state, caller, Purge::of(vec![tag.clone()]), message, None).await?;
+    let response = answer(&state, caller, Purge::of(vec![tag.clone()]), message, None).await?;
     if state.running().cache.store_handle().is_none() {
         let looking = Arc::clone(&state);
         let looked = tokio::task::spawn_blocking(move || unknown_group(looking.running(), &tag));

@@ -1,12 +1,18 @@
 //! The router as a whole, without sockets.
 
+use std::time::SystemTime;
+
 use axum::body::Body;
+use bytes::Bytes;
 use http::Method;
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{Config, Overrides};
+use crate::entry::{self, Content, Entry};
+use crate::http::freshness::{Freshness, LifetimeSource};
+use crate::key::KeyHash;
 use crate::marks::Tag;
 use crate::metrics::Metrics;
 use crate::upstream::Upstream;
@@ -102,6 +108,41 @@ async fn post_content(running: &Arc<Running>, target: &str, content: &'static st
     let (parts, body) = response.into_parts();
     let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+}
+
+/// Stores responses for `/users/0`, `/users/1` and so on in memory.
+fn store_users(running: &Running, count: u32) {
+    let memory = running.cache.memory();
+    let freshness = Freshness {
+        request_time: SystemTime::now(),
+        response_time: SystemTime::now(),
+        initial_age: Duration::ZERO,
+        lifetime: Duration::from_secs(60),
+        source: LifetimeSource::MaxAge,
+        always_validate: false,
+        never_stale: false,
+        stale_while_revalidate: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        stale_if_unreachable: Duration::ZERO,
+    };
+    for user in 0..count {
+        let path = format!("/users/{user}");
+        let entry = Entry {
+            text: format!("GET http://localhost{path}").into(),
+            stamp: memory.marks.stamp(),
+            tags: [Tag::root(), Tag::uri(&path)].into(),
+            content: Content::Response(entry::Response {
+                status: StatusCode::OK,
+                headers: http::HeaderMap::new(),
+                said: None,
+                body: Bytes::new(),
+                freshness,
+                for_credentials: false,
+                consumed: false,
+            }),
+        };
+        memory.put(KeyHash(user.into()), Arc::new(entry));
+    }
 }
 
 async fn get(running: &Arc<Running>, target: &str) -> Answer {
@@ -377,4 +418,23 @@ async fn what_names_nothing_is_not_purged_with_success() {
     let refused = post(&running, "/cache/groups/nobody/clear").await.fails_with(404);
     assert!(refused["error"].as_str().unwrap().contains("no stored response names it"), "{refused}");
     post(&running, "/cache/clear/user_details/7").await.succeeds();
+}
+
+#[tokio::test]
+async fn a_purge_that_cannot_compare_everything_says_so_and_its_deployment_is_not_done() {
+    let running = running(RULES);
+    // One more than a purge compares.
+    store_users(&running, 10_001);
+    let content = r#"{ "prefixes": ["/users/"], "deploy": "a1b2c3" }"#;
+    let cut = post_content(&running, "/cache/invalidate", content).await;
+    assert_eq!(cut.status, StatusCode::ACCEPTED, "{}", cut.text);
+    let receipt = &cut.json()["receipt"];
+    assert_eq!((&receipt["entries"], &receipt["complete"]), (&json!(10_000), &json!(false)), "{}", cut.text);
+    assert!(receipt["what_to_do"].as_str().unwrap().contains("name families"), "{}", cut.text);
+    for is_repeated in [false, true] {
+        let answer = post_content(&running, "/cache/invalidate", content).await.succeeds();
+        let receipt = &answer["receipt"];
+        assert_eq!((&receipt["entries"], &receipt["complete"]), (&json!(1), &json!(true)), "{receipt}");
+        assert_eq!(receipt["repeated"], json!(is_repeated), "{receipt}");
+    }
 }

@@ -21,6 +21,7 @@ use crate::rules::thresholds::FamilyThresholds;
 use crate::rules::{Family, Fetching, Invalidation, Warning};
 
 mod ask;
+mod operators;
 
 /// Returns the text (or JSON) to print, and the exit code: 0 for valid rules (1 with `--strict` and warnings), 1 for
 /// faults, 2 for a file that cannot be read.
@@ -90,14 +91,19 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Defaults that depend on other settings.
+/// Defaults that depend on other settings, and what tables without rules mean.
 fn notes(config: &Config) -> Vec<String> {
     let host = config.server.host == HostPolicy::UpstreamByDefault;
     let note = "host = \"upstream\", since the upstream URL is https and has a name: the API receives that name in Host, and its \
                 links point there; write host = \"client\" in [server] if it serves the names that clients use";
     let alerts = (config.alerts != AlertsConfig::default()).then(|| format!("alerts: {}", alerts_text(config)));
     let callers = config.jwt.as_ref().map(about_tokens).into_iter().chain(about_several_identities(config));
-    host.then(|| note.to_owned()).into_iter().chain(callers).chain(alerts).collect()
+    host.then(|| note.to_owned())
+        .into_iter()
+        .chain(callers)
+        .chain(alerts)
+        .chain(operators::notes(config))
+        .collect()
 }
 
 /// What several credentials in `identity` mean.
@@ -609,6 +615,18 @@ path = '/usual'
         for (name, set, usual) in rows {
             assert_eq!((&value["families"][0][name], &value["families"][1][name]), (&set, &usual), "{name}");
         }
+    }
+
+    #[test]
+    fn notes_on_operators_are_in_the_text_and_in_the_json() {
+        let rules = format!("[log]\naccess = false\n[purge]\nfrom = [\"::1\"]\n{GOOD}");
+        let (text, _) = checked(&rules, false);
+        let value: Value = serde_json::from_str(&checked(&rules, true).0).unwrap();
+        for (at, part) in ["PURGE and BAN are accepted", "log: text on"].into_iter().enumerate() {
+            assert!(text.contains(&format!("rules.toml: note: {part}")), "{text}");
+            assert!(value["notes"][at].as_str().unwrap().starts_with(part), "{value:#}");
+        }
+        assert_eq!(serde_json::from_str::<Value>(&checked(GOOD, true).0).unwrap()["notes"], json!([]));
     }
 
     #[test]

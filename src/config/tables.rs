@@ -115,6 +115,14 @@ impl Default for LogConfig {
     }
 }
 
+impl LogConfig {
+    /// Whether `level` leaves out the access log, whose lines have the level info.
+    pub fn leaves_out_access(&self) -> bool {
+        let filter = EnvFilter::builder().parse(&self.level);
+        filter.is_ok_and(|filter| filter.max_level_hint().is_some_and(|most| most < LevelFilter::INFO))
+    }
+}
+
 /// `[server]`
 pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> ServerConfig {
     let (mut server, mut policy, mut tls) = (ServerConfig::default(), None, None);
@@ -495,12 +503,8 @@ pub fn read_log(root: &mut Table<'_>) -> LogConfig {
     set(&mut log.access, table.item("access").and_then(|item| item.boolean()));
     set(&mut log.level, table.item("level").and_then(|item| text_passing(&item, level)));
     let (format, output) = (table.item("access_format"), table.item("access_to"));
-    // The lines have the level info.
-    let is_left_out = EnvFilter::builder()
-        .parse(&log.level)
-        .is_ok_and(|filter| filter.max_level_hint().is_some_and(|most| most < LevelFilter::INFO));
     for item in [&format, &output].into_iter().flatten() {
-        match (log.access, is_left_out) {
+        match (log.access, log.leaves_out_access()) {
             (false, _) => item.fault("has no effect with access = false", "remove it, or set access = true"),
             (true, true) => item.fault(
                 "has no effect: level leaves out the access log, whose lines have the level info",

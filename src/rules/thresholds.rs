@@ -78,10 +78,9 @@ impl fmt::Display for FamilyThresholds {
         if all == [Some(None); 3] {
             return f.write_str("off");
         }
-        let percent = |part: f64| format!("{}%", (part * 1000.0).round() / 10.0);
         let parts = [
-            ("hit_rate", self.hit_rate.map(|rate| rate.map(percent))),
-            ("error_rate", self.error_rate.map(|rate| rate.map(percent))),
+            ("hit_rate", self.hit_rate.map(|rate| rate.map(percent_text))),
+            ("error_rate", self.error_rate.map(|rate| rate.map(percent_text))),
             ("hit_latency", self.hit_latency.map(|it| it.map(|it| humantime::format_duration(it).to_string()))),
         ];
         let stated = parts.into_iter().filter_map(|(name, value)| Some((name, value?)));
@@ -112,6 +111,11 @@ pub fn or_off<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> 
         Some("off") => Some(None),
         _ => read(item).map(Some),
     }
+}
+
+/// A part of 1 as `70%`, to a millionth of a percent.
+pub fn percent_text(part: f64) -> String {
+    format!("{}%", (part * 1e8).round() / 1e6)
 }
 
 /// `"70%"`, as a part of 1.

@@ -106,7 +106,7 @@ async function detail(entry, changed) {
       ["Family", told.family ?? "none"],
       told.instance && ["Instance", Object.entries(told.instance).map(([name, value]) => h("code", {}, `${name}: ${value} `))],
       ["Stored", `${clock(told.stored_at)}, ${duration(told.age_s)} ago`],
-      ["Fresh for", duration(told.fresh_for_s)],
+      told.fresh_for_s < 0 ? ["Stale for", duration(-told.fresh_for_s)] : ["Fresh for", duration(told.fresh_for_s)],
       ["Status", told.status],
       ["Size", bytes(told.bytes)],
       ["Where", told.tier],
