@@ -52,13 +52,16 @@ pub struct OperatorToken {
 impl OperatorToken {
     /// Whether it may purge, warm and bypass this family.
     pub fn may_change(&self, family: &str) -> bool {
-        let levels =
-            || family.match_indices(':').map(|(end, _)| end).chain([family.len()]).map(|end| &family[..end]);
-        // `booking:*` is `booking` and what lies below it, as in rules.
-        let whole = |scope: &'_ String| scope.strip_suffix(":*").unwrap_or(scope).to_owned();
-        let is_within = |scope: &String| levels().any(|level| rules::is_named_by(&whole(scope), level));
-        self.families.as_ref().is_none_or(|scopes| scopes.iter().any(is_within))
+        self.families.as_ref().is_none_or(|scopes| scopes.iter().any(|scope| covers(scope, family)))
     }
+}
+
+/// Whether a scope (`user`, `booking:*`, `book*`) covers this family: it names the family, or a level above it.
+pub(crate) fn covers(scope: &str, family: &str) -> bool {
+    // `booking:*` is `booking` and what lies below it, as in rules.
+    let whole = scope.strip_suffix(":*").unwrap_or(scope);
+    let mut ends = family.match_indices(':').map(|(end, _)| end).chain([family.len()]);
+    ends.any(|end| rules::is_named_by(whole, &family[..end]))
 }
 
 impl Tokens {

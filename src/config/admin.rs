@@ -10,7 +10,7 @@ use crate::rules::fault::Fault;
 use crate::rules::nearest::did_you_mean;
 use crate::rules::reader::{Item, Table, Text};
 use crate::rules::{RuleSet, Warning};
-use crate::tokens::{SHORTEST, TokenDigest, digest};
+use crate::tokens::{SHORTEST, TokenDigest, covers, digest};
 
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq)]
@@ -136,6 +136,16 @@ pub fn check_scopes(root: &mut Table<'_>, admin: &AdminConfig, rules: &RuleSet) 
                 place,
                 format!("token {:?}: families: unknown family {name:?}", token.name),
                 remedy,
+            );
+        } else if !rules.families().iter().any(|family| covers(name, &family.name)) {
+            let place = root.item("admin").map_or_else(|| root.span(), |item| item.span());
+            root.reader().fault(
+                place,
+                format!(
+                    "token {:?}: families: {name:?} is no whole family: the token could purge nothing",
+                    token.name
+                ),
+                "name the family, such as \"user\" and not \"user:7\"",
             );
         }
     }
@@ -287,7 +297,7 @@ mod tests {
     use super::*;
 
     const RULES: &str =
-        "[server]\nupstream = 'http://h'\n[[family]]\nname = 'user'\npath = '/users'\nttl = '1m'\n";
+        "[server]\nupstream = 'http://h'\n[[family]]\nname = 'user'\npath = '/users(/(?<id>\\d+))?'\nttl = '1m'\n";
 
     fn read(tokens: &str) -> Result<AdminConfig, String> {
         let text = format!("{RULES}[admin]\n{tokens}\n");
@@ -326,6 +336,7 @@ mod tests {
             ("tokens = [{ role = 'viewer', token = 'a', families = ['user'] }]", "has no effect"),
             ("tokens = [{ role = 'admin', token = 'a', families = [] }]", "could purge nothing"),
             ("tokens = [{ role = 'admin', token = 'a', families = ['usr'] }]", "did you mean \"user\""),
+            ("tokens = [{ role = 'admin', token = 'a', families = ['user:7'] }]", "is no whole family"),
             ("tokens = [{ role = 'admin', token = 'a', name = 'a b' }]", "no name for logs"),
             (both.as_str(), "listed twice"),
             ("hosts = ['http://larder.example']", "without scheme"),
