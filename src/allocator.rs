@@ -77,7 +77,7 @@ mod tests {
     use super::LARGE;
 
     #[test]
-    fn a_block_that_grows_and_shrinks_across_the_bound_keeps_its_content() {
+    fn a_block_keeps_its_content_across_the_bound() {
         let mut block: Vec<u8> = (0..LARGE / 2).map(|n| n as u8).collect();
         let small = block.clone();
         block.reserve_exact(2 * LARGE);

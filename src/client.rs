@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_address_permits_is_permitted_to_no_client_of_a_load_balancer_outside_the_networks() {
+    fn a_client_behind_a_permitted_load_balancer_is_not_permitted() {
         let (set, append) = (ForwardedPolicy::Set, ForwardedPolicy::Append);
         let rows: [(&str, ForwardedPolicy, &[&str], bool); 14] = [
             ("10.0.0.1", set, &[], true),

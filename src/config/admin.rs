@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_can_be_guessed_causes_a_warning_that_does_not_name_it() {
+    fn a_warning_about_a_short_token_does_not_show_it() {
         let warned = |tokens: &str| warnings(&read(tokens).unwrap());
         let [warning] = &warned("tokens = [{ role = 'admin', name = 'ci', token = 'fifteen-letters' }]")[..]
         else {
