@@ -397,8 +397,11 @@ fn of_a_fleet_one_proxy_warms_and_the_others_hit_what_it_stored() {
 
 #[test]
 fn when_the_proxy_that_warms_is_killed_another_one_takes_over() {
-    let mut site = Site::start(Tier::Redis, &rules(&format!("{PLANS}on = [\"startup\", \"invalidate\"]\n")));
-    let gate = site.upstream.hold_all("GET /plans/2");
+    let upstream = Upstream::start();
+    // Held before Larder starts: it warms at once.
+    let gate = upstream.hold_all("GET /plans/2");
+    let warm = format!("{PLANS}on = [\"startup\", \"invalidate\"]\n");
+    let mut site = Site::start_before(upstream, Tier::Redis, &rules(&warm));
     gate.wait_for(1);
     let other = site.another();
     site.larder.kill();

@@ -26,7 +26,12 @@ impl Site {
     /// With these rules; `[server] upstream`, the listeners and `[store] redis` need not be in them.
     #[track_caller]
     pub fn start(tier: Tier, rules: &str) -> Site {
-        let upstream = Upstream::start();
+        Site::start_before(Upstream::start(), tier, rules)
+    }
+
+    /// Before this upstream: for a test that must have scripted it before Larder sends its first request.
+    #[track_caller]
+    pub fn start_before(upstream: Upstream, tier: Tier, rules: &str) -> Site {
         let redis = (tier == Tier::Redis).then(RedisServer::start);
         let plan = Plan::new(&upstream.url()).rules(rules);
         let plan = redis.iter().fold(plan, |plan, redis| plan.redis(&redis.url()));
