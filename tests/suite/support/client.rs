@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use super::PATIENCE;
+use super::{PATIENCE, pause_at_random};
 
 /// What clients call every Larder: the host is part of the key, and the proxies of a fleet share one name.
 const HOST: &str = "localhost";
@@ -107,6 +107,7 @@ impl Call {
     }
 
     fn try_start(self) -> Result<Pending, Failure> {
+        pause_at_random();
         send_raw(self.to, &self.bytes(), self.method == "HEAD")
     }
 

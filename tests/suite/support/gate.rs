@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::PATIENCE;
+use super::{PATIENCE, pause_at_random};
 
 /// The test's side. Dropped, it opens, so that a failed test leaves nobody waiting.
 pub struct Gate(Passage);
@@ -53,6 +53,7 @@ impl Gate {
 
     /// Lets everybody through, now and later.
     pub fn open(&self) {
+        pause_at_random();
         self.0.0.state.lock().unwrap().open = true;
         self.0.0.changed.notify_all();
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::client::{Call, Pending, Response, send_raw};
-use super::{PATIENCE, eventually, eventually_some};
+use super::{PATIENCE, eventually, eventually_some, pause_at_random};
 
 /// The time that a process has run on all cores (`utime` and `stime` of proc_pid_stat(5)), to a hundredth of a second.
 #[allow(dead_code, reason = "the attacks use it")]
@@ -118,6 +118,7 @@ impl Plan {
             let _ = child.kill();
             panic!("larder did not say where it listens; its log:\n{}", log.lock().unwrap());
         };
+        pause_at_random();
         Larder { address, admin, dir, child, log, output: Mutex::new(lines), unread }
     }
 

@@ -1,5 +1,6 @@
 //! What the tests are made of: a client, an upstream, gates, and the processes.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 pub mod client;
@@ -26,6 +27,17 @@ pub use verdict::{Verdict, message};
 
 /// The longest that any test waits for anything. Only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits at random, for at most `LARDER_TEST_PAUSE` milliseconds; not at all by default. The steps of a test call it: a run with
+/// pauses fails the tests that pass only where the test is faster than Larder.
+#[allow(clippy::disallowed_methods, reason = "no runtime here")]
+pub fn pause_at_random() {
+    static LONGEST: LazyLock<u64> =
+        LazyLock::new(|| std::env::var("LARDER_TEST_PAUSE").map_or(0, |longest| longest.parse().unwrap()));
+    if *LONGEST > 0 {
+        std::thread::sleep(Duration::from_millis(rand::random_range(0..=*LONGEST)));
+    }
+}
 
 /// Waits until `condition` holds.
 #[track_caller]

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 use socket2::{Domain, Socket, Type};
 
 use super::client::{chunk, read_exactly, read_fields, read_line};
-use super::eventually_some;
 use super::gate::{Gate, Passage};
+use super::{eventually_some, pause_at_random};
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
@@ -248,6 +248,7 @@ impl Upstream {
 
     /// Answers what this makes of the request. Later answers for a spot replace earlier ones.
     pub fn answer(&self, spot: &str, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) {
+        pause_at_random();
         self.shared.answers.lock().unwrap().push((Spot::parse(spot), Arc::new(answer)));
     }
 
@@ -263,6 +264,7 @@ impl Upstream {
     }
 
     fn hold(&self, spot: &str, left: usize) -> Gate {
+        pause_at_random();
         let gate = Gate::new();
         self.shared.holds.lock().unwrap().push(Hold { spot: Spot::parse(spot), passage: gate.passage(), left });
         gate
@@ -356,6 +358,7 @@ impl Shared {
     fn serve(&self, stream: &TcpStream) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         while let Some(request) = read_request(&mut reader) {
+            pause_at_random();
             let (request, reply, hold) = self.receive(request);
             if let Some(passage) = hold {
                 passage.pass();
