@@ -310,7 +310,7 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
         return Decision::Forward(MissReason::ManyInstances);
     }
     let is_soft_invalidated = matches!(lookup.found, Found::SoftInvalidated(_));
-    if validation::is_for_origin(&request.client_request.headers) {
+    if request.client_request.conditions && validation::is_for_origin(&request.client_request.headers) {
         // A stored response that is current and fresh is what upstream would send (RFC 9110 §13.1.1, §13.1.4).
         let is_met = |stored| request.is_answered_by(stored, now) && request.is_met_by(stored);
         if is_soft_invalidated || !stored.is_some_and(is_met) {

@@ -14,6 +14,7 @@ use http_body::Body as _;
 use super::cache_request::CacheRequest;
 use super::slice::Slice;
 use super::{Answered, Body, ClientRequest, storing};
+use crate::cache::Lookup;
 use crate::coalesce::inflight::Head;
 use crate::coalesce::stream::Reader;
 use crate::config::ServerConfig;
@@ -135,6 +136,23 @@ pub(super) async fn is_known(
             // In a box: few hits have a condition by date.
             !Box::pin(running.cache.may_be_of_a_write(&tags, date)).await
         }
+    }
+}
+
+/// What the client's own conditions say of the stored response that was found, if there is one.
+pub(super) fn condition(request: &CacheRequest, lookup: &Lookup) -> Condition {
+    let entry = lookup.entry().filter(|_| request.client_request.conditions);
+    let stored = entry.and_then(|entry| entry.response());
+    stored.map_or(Condition::Send, |stored| {
+        validation::evaluate(&request.client_request.headers, stored.status, &stored.headers)
+    })
+}
+
+/// Whether the client has the stored response that was found.
+pub(super) async fn is_known_lookup(running: &Running, request: &CacheRequest, lookup: &Lookup) -> bool {
+    match lookup.entry() {
+        Some(entry) => is_known_entry(running, request, entry).await,
+        None => false,
     }
 }
 
