@@ -61,6 +61,7 @@ mod logs;
 mod names;
 mod operator;
 mod outages;
+mod perf;
 mod policies;
 mod prometheus;
 mod purges;
