@@ -51,7 +51,15 @@ fn response() -> Response {
         stale_if_unreachable: Duration::ZERO,
     };
     let (status, headers, body) = (StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"body"));
-    Response { status, headers, said: None, body, freshness, for_credentials: false, consumed: false }
+    Response {
+        status,
+        headers: headers.into(),
+        said: None,
+        body,
+        freshness,
+        for_credentials: false,
+        consumed: false,
+    }
 }
 
 /// Keeps these entries as fetches that begin now would.
