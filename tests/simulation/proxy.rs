@@ -801,18 +801,7 @@ fn entry(
 ) -> Entry {
     let stamp = stamp.unwrap_or(Stamp { epoch: Epoch(0), sequence: 0 });
     let tags: Vec<Tag> = read.tags.iter().chain(&read.group).cloned().collect();
-    let freshness = Freshness {
-        request_time: asked,
-        response_time: asked,
-        initial_age: Duration::ZERO,
-        lifetime: Duration::from_secs(60),
-        source: LifetimeSource::MaxAge,
-        always_validate: false,
-        never_stale: false,
-        stale_while_revalidate: Duration::ZERO,
-        stale_if_error: Duration::ZERO,
-        stale_if_unreachable: Duration::ZERO,
-    };
+    let freshness = Freshness::with_lifetime(Duration::from_secs(60), LifetimeSource::MaxAge, asked);
     let response = Response {
         status,
         headers,
