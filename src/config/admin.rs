@@ -1,10 +1,10 @@
 //! `[admin]`: where the admin listens, who may call it, and by which names browsers may.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::tables::{checked, flag, passed, section, set};
+use super::fields::{checked, flag, passed, section, set};
 use super::{Overrides, ServerConfig, address};
 use crate::rules::fault::Fault;
 use crate::rules::nearest::did_you_mean;
@@ -24,6 +24,17 @@ pub struct AdminConfig {
     /// `hosts = ["larder.example"]`: names under which requests may reach the admin, in lower case and without port, beside loopback names
     /// and addresses; default: none
     pub hosts: Vec<String>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> AdminConfig {
+        AdminConfig {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
+            tokens: Vec::new(),
+            tokens_line: 1,
+            hosts: Vec::new(),
+        }
+    }
 }
 
 /// A bearer token.
