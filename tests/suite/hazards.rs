@@ -43,7 +43,7 @@ ttl = "600s"
 const IN_TIME: Duration = Duration::from_secs(10);
 
 /// So that a write counts as abandoned soon.
-const IMPATIENT: &str = "[server]\nconnect_timeout = \"100ms\"\nupstream_timeout = \"500ms\"\n";
+const IMPATIENT: &str = "[server]\nconnect_timeout = \"1s\"\nupstream_timeout = \"3s\"\n";
 
 fn rules(store: &str) -> String {
     format!("{RULES}\n[store]\nnamespace = \"hotel\"\n{store}\n")
@@ -229,7 +229,7 @@ fn sever(redis: &RedisServer) {
 }
 
 /// Far longer than anything else here takes, so that only the end of the lease can be what was waited for.
-const LONG_LEASE: &str = "lease = \"3s\"\ntimeout = \"1s\"\non_outage = \"refuse\"";
+const LONG_LEASE: &str = "lease = \"5s\"\ntimeout = \"1s\"\non_outage = \"refuse\"";
 
 /// A proxy serves from memory under its lease, cut off from Redis, which then suffers `loss`. When a write through another
 /// proxy is acknowledged, it must serve what is invalidated no more.
