@@ -31,16 +31,18 @@ pub mod schema;
 mod server;
 mod store;
 pub mod store_url;
+pub mod token;
 pub mod traces;
 pub mod warm;
 
-pub use self::admin::{AdminConfig, Role, Token, TokenSecret};
+pub use self::admin::AdminConfig;
 pub use self::jwt::{JwtConfig, KeySource};
 pub use self::log::{AccessOutput, LogConfig, LogFormat};
 pub use self::memory::MemoryConfig;
 pub use self::purge::PurgeConfig;
 pub use self::server::{CacheStatus, HostPolicy, OnIncomplete, ServerConfig, UpstreamTls};
 pub use self::store::{Coherence, OnOutage, StoreConfig};
+pub use self::token::{Role, Token, TokenSecret};
 pub use self::warm::WarmTable;
 
 /// Largest rules file, in bytes.
