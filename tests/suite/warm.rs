@@ -71,7 +71,7 @@ fn what_startup_warms_is_a_hit_for_the_first_client(tier: Tier) {
     assert_eq!(sent.header("accept-encoding"), Some("gzip, deflate, br, zstd"));
     assert_eq!(sent.header("host"), Some("localhost"));
     assert_eq!(site.metric("larder_warmed_total{result=\"fetched\"}"), 3);
-    assert!(site.log().contains("warmed the cache"));
+    eventually("it is logged", || site.log().contains("warmed the cache"));
 }
 
 fn what_is_fresh_is_left_alone_and_what_is_not_is_fetched(tier: Tier) {
