@@ -16,8 +16,8 @@ login = '/login'
 [[family]]
 name = "stats"
 path = '/stats(/.*)?'
-ttl  = "60s"
-authorize = { path = "/auth/check", ttl = "60s" }
+ttl  = "1h"
+authorize = { path = "/auth/check", ttl = "1h" }
 
 [[family]]
 name = "shortly"
@@ -32,21 +32,21 @@ name = "own"
 path = '/own'
 ttl  = "60s"
 identity = "cookie:sid"
-authorize = { path = "/auth/check", ttl = "60s" }
+authorize = { path = "/auth/check", ttl = "1h" }
 
 [[family]]
 name = "narrow"
 path = '/narrow'
 ttl  = "60s"
 forward = "keyed"
-authorize = { path = "/auth/check", ttl = "60s" }
+authorize = { path = "/auth/check", ttl = "1h" }
 
 [[family]]
 name = "searches"
 path = '/search'
 ttl  = "60s"
 methods = ["QUERY"]
-authorize = { path = "/auth/check", ttl = "60s" }
+authorize = { path = "/auth/check", ttl = "1h" }
 
 [invalidate]
 '/stats/.*' = ["stats"]
