@@ -26,7 +26,7 @@ const SWEEP_PAUSE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration:
 /// `[store]`
 #[derive(Clone, PartialEq)]
 pub struct StoreConfig {
-    /// `redis`: the URL of a server, a cluster, or sentinels; see [`store_url`]
+    /// `redis`: the URL of a server, a cluster, or sentinels; see [`super::store_url`]
     pub redis: String,
     /// `username` and `password`, if the URL has none; not percent-encoded. Default: none
     pub login: Login,

@@ -6,15 +6,12 @@ use super::{eventually, eventually_some};
 /// Slots are dealt evenly to the three primaries.
 const SLOTS: [std::ops::Range<u16>; 3] = [0..5461, 5461..10923, 10923..16384];
 
-/// How its nodes are started. The timeout is short, so that failovers are, and a replica takes over however long it has been without its
-/// primary; a slot that no node keeps does not stop the others.
-const ARGS: [&str; 12] = [
+/// How its nodes are started. The timeout is short, so that failovers are; a slot that no node keeps does not stop the others.
+const ARGS: [&str; 10] = [
     "--cluster-enabled",
     "yes",
     "--cluster-node-timeout",
     "1000",
-    "--cluster-replica-validity-factor",
-    "0",
     "--cluster-require-full-coverage",
     "no",
     "--repl-diskless-sync-delay",
