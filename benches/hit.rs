@@ -55,7 +55,7 @@ fn response() -> Response {
     }
     Response {
         status: StatusCode::OK,
-        headers,
+        headers: headers.into(),
         body: Bytes::from(vec![b'x'; 1024]),
         freshness: Freshness::with_lifetime(Duration::from_secs(3600), LifetimeSource::MaxAge, SystemTime::now()),
         for_credentials: false,

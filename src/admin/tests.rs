@@ -122,7 +122,7 @@ fn store_users(running: &Running, count: u32) {
             tags: [Tag::root(), Tag::uri(&path)].into(),
             content: Content::Response(entry::Response {
                 status: StatusCode::OK,
-                headers: http::HeaderMap::new(),
+                headers: http::HeaderMap::new().into(),
                 said: None,
                 body: Bytes::new(),
                 freshness,

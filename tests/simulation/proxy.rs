@@ -480,7 +480,7 @@ impl Proxy {
     fn count_hit(&self, read: &Read, entry: &Entry) {
         self.count_for_prefetch(read);
         let headers = &entry.response().expect("only responses are stored").headers;
-        let (origin, by) = (headers.get(ORIGIN), headers.get(ORIGIN_PROXY));
+        let (origin, by) = (headers.get(&ORIGIN), headers.get(&ORIGIN_PROXY));
         let is_elsewhere = by.is_some_and(|by| by.as_bytes() != self.name().as_bytes());
         let what = match origin.map(HeaderValue::as_bytes) {
             Some(b"write") if is_elsewhere => "served the response to a write through another proxy",
@@ -805,7 +805,7 @@ fn entry(
     let freshness = Freshness::with_lifetime(Duration::from_secs(60), LifetimeSource::MaxAge, request_time);
     let response = Response {
         status,
-        headers,
+        headers: headers.into(),
         body: Bytes::copy_from_slice(&value.to_be_bytes()),
         freshness,
         for_credentials: false,

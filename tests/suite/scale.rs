@@ -41,7 +41,15 @@ fn response() -> Response {
     let freshness =
         Freshness::with_lifetime(Duration::from_secs(3600), LifetimeSource::Expires, SystemTime::now());
     let (status, headers, body) = (StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"body"));
-    Response { status, headers, said: None, body, freshness, for_credentials: false, consumed: false }
+    Response {
+        status,
+        headers: headers.into(),
+        said: None,
+        body,
+        freshness,
+        for_credentials: false,
+        consumed: false,
+    }
 }
 
 /// Keeps these entries as fetches that begin now would.
