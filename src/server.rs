@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, ready};
+use futures_util::future::{Either, lazy};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -357,7 +357,14 @@ async fn connection(
             Err(over) => Handled::Response(refuse::response(over)),
         };
         match handled {
-            Handled::Response(response) => Either::Left(ready(tracked(running, busy, response))),
+            Handled::Response(response) => {
+                let response = tracked(running, busy, response);
+                Either::Left(lazy(|_| {
+                    // In the task of the stream, if it is one.
+                    stall::give();
+                    response
+                }))
+            }
             Handled::Later(work) => {
                 let running = Arc::clone(running);
                 // Boxed: hyper moves the future several times.
@@ -436,37 +443,32 @@ fn begin(
     // HTTP/2 resets the one stream whose content is not read.
     last.begin(version != Version::HTTP_2 && !request.body().is_end_stream());
     exchanges.note_request();
-    let (running, exchanges) = (Arc::clone(running), Arc::clone(exchanges));
     // RFC 9110 §15.2: HTTP/1.0 has no interim responses. HTTP/2 has, but hyper's server cannot send them.
-    if version != Version::HTTP_11 {
-        let last = Arc::clone(last);
-        // A stream's work is done in the task of the stream.
-        return Handled::Later(Box::pin(async move {
-            let _head = head;
-            let response = proxy::handle(&running, request, client, None).response().await;
-            if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
-                last.end_with_connection();
-            }
-            exchanges.note_response(false);
-            stall::give();
-            response
-        }));
-    }
-    let note = move |exchanges: &Exchanges, response: &Response<Body>| {
+    let has_interim = version == Version::HTTP_11;
+    let interim = has_interim.then(|| exchanges.interim.begin());
+    let note = move |exchanges: &Exchanges, last: &LastRequest, response: &Response<Body>| {
+        if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
+            last.end_with_connection();
+        }
         let status = response.status();
         exchanges.note_response(status == StatusCode::SWITCHING_PROTOCOLS || is_connect && status.is_success());
     };
-    match proxy::handle(&running, request, client, Some(exchanges.interim.begin())) {
+    match proxy::handle(running, request, client, interim) {
         Handled::Response(response) => {
             exchanges.interim.end();
-            note(&exchanges, &response);
+            note(exchanges, last, &response);
             Handled::Response(response)
         }
-        Handled::Later(work) => Handled::Later(Box::pin(async move {
-            let response = exchanges.interim.finish(work).await;
-            note(&exchanges, &response);
-            response
-        })),
+        Handled::Later(work) => {
+            let (exchanges, last) = (Arc::clone(exchanges), Arc::clone(last));
+            Handled::Later(Box::pin(async move {
+                let _head = head;
+                let response = if has_interim { exchanges.interim.finish(work).await } else { work.await };
+                note(&exchanges, &last, &response);
+                stall::give();
+                response
+            }))
+        }
     }
 }
 

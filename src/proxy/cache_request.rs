@@ -415,7 +415,8 @@ impl CacheRequest {
     /// Whether the preconditions that only an origin evaluates hold for a stored response. They count only where the response would be
     /// a 2xx (RFC 9110 §13.2.1).
     pub fn is_met_by(&self, stored: &entry::Response) -> bool {
-        !stored.status.is_success() || validation::is_as_asked(&self.client_request.headers, &stored.headers)
+        !stored.status.is_success()
+            || validation::is_as_asked(&self.client_request.headers, &stored.headers.to_map(0))
     }
 
     /// Whether a stored response is for requests without credentials, and this one has some. RFC 9111 §3.5 restricts responses *to*

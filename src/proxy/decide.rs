@@ -486,7 +486,7 @@ revalidate = "always"
     fn response(freshness: Freshness, values: Fields<'_>) -> entry::Response {
         entry::Response {
             status: StatusCode::OK,
-            headers: fields(values),
+            headers: fields(values).into(),
             said: None,
             body: Bytes::new(),
             freshness,
@@ -584,6 +584,7 @@ revalidate = "always"
         let request = CacheRequest::new(Arc::clone(&live), http, None);
         let body = Bytes::new();
         let (said, for_credentials, consumed) = (None, false, false);
+        let headers = headers.into();
         let response = entry::Response { status, headers, said, body, freshness, for_credentials, consumed };
         let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
         let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });

@@ -63,16 +63,6 @@ pub fn handle(
     }))
 }
 
-impl Handled {
-    /// The response.
-    pub async fn response(self) -> Response<Body> {
-        match self {
-            Handled::Response(response) => response,
-            Handled::Later(work) => work.await,
-        }
-    }
-}
-
 /// What answers a request.
 #[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation for it")]
 enum Work {
