@@ -50,8 +50,9 @@ impl Cache {
     pub fn sweeper(&self, rate: u64, pause: Duration) -> Option<Sweeper> {
         let shared = self.shared.as_ref().filter(|_| rate > 0)?;
         let (id, metrics) = (shared.fleet.id(), Arc::clone(&self.metrics));
-        let sweeper =
-            Sweeper::new(id, Arc::clone(&shared.store), Arc::clone(&self.pending), metrics, (rate, pause));
+        let pending = Arc::clone(&self.pending);
+        let has_undelivered = Box::new(move || pending.has_undelivered());
+        let sweeper = Sweeper::new(id, Arc::clone(&shared.store), has_undelivered, metrics, (rate, pause));
         // One sweeper at most is started in a process.
         let _ = shared.sweeping.set(sweeper.status());
         Some(sweeper)

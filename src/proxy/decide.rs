@@ -470,16 +470,8 @@ revalidate = "always"
 
     fn freshness(response_time: SystemTime) -> Freshness {
         Freshness {
-            request_time: response_time,
-            response_time,
-            initial_age: Duration::ZERO,
-            lifetime: LIFETIME,
-            source: LifetimeSource::MaxAge,
-            always_validate: false,
-            never_stale: false,
             stale_while_revalidate: Duration::from_secs(10),
-            stale_if_error: Duration::ZERO,
-            stale_if_unreachable: Duration::ZERO,
+            ..Freshness::with_lifetime(LIFETIME, LifetimeSource::MaxAge, response_time)
         }
     }
 
