@@ -28,7 +28,7 @@
 //! **A read.** [`server`] accepts the connection, and [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
 //! [`marks`]. `proxy::decide` turns rules, lookup and time into a decision, and `proxy::read` acts on it: an entry that is current
-//! and fresh is served. `proxy::decide` also says when a stale one is, and what stands in for a response that upstream failed to
+//! and fresh is served; from memory at once (`answer_now`), without a future. `proxy::decide` also says when a stale one is, and what stands in for a response that upstream failed to
 //! give (stale-if-error). While Redis does not answer, nothing stored is current: reads go upstream, and their responses are not
 //! stored.
 //!
