@@ -776,7 +776,7 @@ impl Store for SimulatedStore {
     fn survey(&self, _from: WalkPosition, _keys: u64) -> Reply<'_, Survey> {
         Box::pin(self.0.script("survey", |server, caller| {
             let specimens = server.entries(caller.now).map(|(key, value)| specimen(key, value)).collect();
-            Survey { specimens, next: None }
+            Survey { specimens, next: None, is_whole: true }
         }))
     }
 
