@@ -160,6 +160,8 @@ pub struct Metrics {
     pub jwks_failures: Counter,
     /// 1 if the last reload of the rules failed.
     pub rules_faulty: Gauge,
+    /// Families that are not cached because proxies of the fleet follow different rules for them.
+    pub mixed_rules: Gauge,
     /// Dropped log lines. Set on each scrape.
     log_lines_lost: Counter,
     spans_sent: Counter,
@@ -522,6 +524,11 @@ impl Metrics {
             self.jwks_failures.clone(),
         );
         registry.register("rules_faulty", "1 if the last edit of the rules has faults", self.rules_faulty.clone());
+        registry.register(
+            "mixed_rules_families",
+            "Families that are not cached because proxies of the fleet follow different rules for them",
+            self.mixed_rules.clone(),
+        );
         registry.register(
             "log_lines_lost",
             "Log lines dropped because standard error or standard output was not read",
