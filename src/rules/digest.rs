@@ -139,11 +139,11 @@ mod tests {
             ("'/users/create' = [\"users\"]", "'/users/(create|add)' = [\"users\"]", &["users"]),
             ("[\"users\"]", "[\"users\", \"user\"]", &["user", "users"]),
             ("[\"users\"]", "{ families = [\"users\"], mode = \"soft\", grace = \"5s\" }", &["users"]),
-            ("[\"users\"]", "{ families = [\"users\"], on = [\"2xx\", \"409\"] }", &["users"]),
+            ("[\"users\"]", "{ families = [\"users\"], on = [409] }", &["users"]),
             ("[\"users\"]", "{ families = [\"users\"], refresh = true }", &[]),
             ("name = \"user\"\n", "name = \"person\"\n", &["user"]),
             ("(?<id>", "(?<uid>", &["user"]),
-            ("'/users'\nttl = \"60s\"", "'/users'\nttl = \"5s\"\nquery = [\"lang\"]", &[]),
+            ("'/users'\nttl = \"60s\"", "'/users'\nttl = \"5s\"\nquery = { drop = [\"lang\"] }", &[]),
             ("'/users'\n", "'/users'\nmethods = [\"GET\", \"POST\"]\n", &["user", "users"]),
         ];
         for (from, to, expected) in rows {
