@@ -55,20 +55,9 @@ fn response() -> Response {
     }
     Response {
         status: StatusCode::OK,
-        headers,
+        headers: headers.into(),
         body: Bytes::from(vec![b'x'; 1024]),
-        freshness: Freshness {
-            request_time: SystemTime::now(),
-            response_time: SystemTime::now(),
-            initial_age: Duration::ZERO,
-            lifetime: Duration::from_secs(3600),
-            source: LifetimeSource::MaxAge,
-            always_validate: false,
-            never_stale: false,
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            stale_if_unreachable: Duration::ZERO,
-        },
+        freshness: Freshness::with_lifetime(Duration::from_secs(3600), LifetimeSource::MaxAge, SystemTime::now()),
         for_credentials: false,
         consumed: false,
         said: None,

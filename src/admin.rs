@@ -54,6 +54,7 @@ pub mod index;
 pub mod invalidate;
 pub mod key_stats;
 pub mod log;
+mod named;
 pub mod openapi;
 pub mod purge;
 pub mod refusal;
@@ -67,6 +68,7 @@ pub mod statistics;
 pub mod story;
 pub mod top;
 pub mod unknown;
+mod walk;
 pub mod warm;
 pub mod writes;
 

@@ -2,7 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-use mimalloc::MiMalloc;
+use libmimalloc_sys as mi;
 
 /// Least size of a block that comes from the system's allocator, bytes.
 const LARGE: usize = 256 << 10;
@@ -31,32 +31,52 @@ fn is_small(size: usize) -> bool {
     size < LARGE
 }
 
+/// Whether mimalloc's plain functions align a block as the layout asks (`MI_MAX_ALIGN_SIZE` in mimalloc's types.h). Its functions
+/// for aligned blocks are slower, and allocate more than is asked for where the size is no power of two.
+fn is_plain(layout: Layout) -> bool {
+    layout.align() <= 16 && layout.align() <= layout.size()
+}
+
 #[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
 // SAFETY: the layout of a block says which of the two allocators it came from, and both keep the contract of the trait.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        unsafe { if is_small(layout.size()) { MiMalloc.alloc(layout) } else { System.alloc(layout) } }
-    }
-
-    #[inline]
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let (size, align) = (layout.size(), layout.align());
         unsafe {
-            if is_small(layout.size()) { MiMalloc.dealloc(block, layout) } else { System.dealloc(block, layout) }
+            match is_small(size) {
+                true if is_plain(layout) => mi::mi_malloc(size).cast(),
+                true => mi::mi_malloc_aligned(size, align).cast(),
+                false => System.alloc(layout),
+            }
         }
     }
 
     #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        unsafe { if is_small(layout.size()) { mi::mi_free(block.cast()) } else { System.dealloc(block, layout) } }
+    }
+
+    #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let (size, align) = (layout.size(), layout.align());
         unsafe {
-            if is_small(layout.size()) { MiMalloc.alloc_zeroed(layout) } else { System.alloc_zeroed(layout) }
+            match is_small(size) {
+                true if is_plain(layout) => mi::mi_zalloc(size).cast(),
+                true => mi::mi_zalloc_aligned(size, align).cast(),
+                false => System.alloc_zeroed(layout),
+            }
         }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let align = layout.align();
         match (is_small(layout.size()), is_small(new_size)) {
-            (true, true) => return unsafe { MiMalloc.realloc(block, layout, new_size) },
+            (true, true) if is_plain(layout) && align <= new_size => {
+                return unsafe { mi::mi_realloc(block.cast(), new_size).cast() };
+            }
+            (true, true) => return unsafe { mi::mi_realloc_aligned(block.cast(), new_size, align).cast() },
             (false, false) => return unsafe { System.realloc(block, layout, new_size) },
             _ => {}
         }
@@ -74,7 +94,35 @@ unsafe impl GlobalAlloc for Allocator {
 
 #[cfg(test)]
 mod tests {
-    use super::LARGE;
+    use std::alloc::{GlobalAlloc, Layout};
+
+    use super::{Allocator, LARGE};
+
+    #[test]
+    #[expect(unsafe_code, reason = "an allocator is unsafe to use")]
+    fn blocks_of_all_sizes_are_aligned_and_keep_their_content() {
+        for align in [1, 2, 4, 8, 16, 32, 64, 128, 4096] {
+            for size in (1..64).chain([100, 1000, 1025, 1100, 5000, 70_000, LARGE - 1, LARGE]) {
+                let layout = Layout::from_size_align(size, align).unwrap();
+                // SAFETY: the size is not 0, and each block is freed with its layout.
+                unsafe {
+                    let block = Allocator.alloc(layout);
+                    assert!(
+                        !block.is_null() && block.addr().is_multiple_of(align),
+                        "{size} bytes aligned to {align}"
+                    );
+                    block.write_bytes(7, size);
+                    let grown = Allocator.realloc(block, layout, size + 40);
+                    assert!(
+                        !grown.is_null() && grown.addr().is_multiple_of(align),
+                        "{size} bytes aligned to {align}, grown"
+                    );
+                    assert!((0..size).all(|at| *grown.add(at) == 7));
+                    Allocator.dealloc(grown, Layout::from_size_align(size + 40, align).unwrap());
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_block_keeps_its_content_across_the_bound() {

@@ -169,6 +169,62 @@ impl Cache {
         label: impl Fn() -> String,
         tags: impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
+        match self.lookup_now(cache_key, headers, &tags) {
+            Ok(lookup) => lookup,
+            Err(cache_key) => self.lookup_later(cache_key, headers, label, tags).await,
+        }
+    }
+
+    /// The same, if it takes no waiting: without Redis, or if there is a current entry in memory and a lease.
+    ///
+    /// # Errors
+    ///
+    /// Redis is to be asked ([`Cache::lookup_later`]). The key comes back.
+    pub fn lookup_now(
+        &self,
+        cache_key: CacheKey,
+        headers: &HeaderMap,
+        tags: impl Fn() -> Arc<[Tag]>,
+    ) -> Result<Lookup, CacheKey> {
+        let resident = self.memory.get(&cache_key);
+        let vary_index = resident.as_ref().map(|resident| &resident.entry).filter(|it| it.vary_index().is_some());
+        let Some(vary_index) = vary_index else { return self.lookup_resident(cache_key, resident, &tags) };
+        let variant = cache_key.variant(vary_index.vary_index().map_or(&[], |variants| &variants.on), headers);
+        let resident = self.memory.get(&variant);
+        match self.lookup_resident(variant, resident, &tags) {
+            Ok(lookup) => Ok(lookup.of_variant(cache_key, Arc::clone(vary_index))),
+            Err(_) => Err(cache_key),
+        }
+    }
+
+    fn lookup_resident(
+        &self,
+        cache_key: CacheKey,
+        resident: Option<Arc<Resident>>,
+        tags: &impl Fn() -> Arc<[Tag]>,
+    ) -> Result<Lookup, CacheKey> {
+        let Some(shared) = &self.shared else { return Ok(self.lookup_embedded(cache_key, resident, tags)) };
+        if let Some(resident) = resident
+            && shared.fleet.may_ask()
+            && shared.fleet.holds_lease()
+        {
+            let view = self.memory.view_of(&resident);
+            if matches!(view.validity(resident.entry.stamp), Validity::Current) {
+                let found = Found::Current(Arc::clone(&resident.entry));
+                return Ok(Lookup::of(found, cache_key, Some(view)).holding(Hold::Resident(resident)));
+            }
+        }
+        Err(cache_key)
+    }
+
+    /// Looks up the stored response where [`Cache::lookup_now`] has found none.
+    pub async fn lookup_later(
+        &self,
+        cache_key: CacheKey,
+        headers: &HeaderMap,
+        label: impl Fn() -> String,
+        tags: impl Fn() -> Arc<[Tag]>,
+    ) -> Lookup {
         if let Some(resident) = self.memory.varies_on(&cache_key) {
             let vary_index = Arc::clone(&resident.entry);
             return self.lookup_variant(cache_key, vary_index, headers, &label, &tags).await;
@@ -194,11 +250,7 @@ impl Cache {
     ) -> Lookup {
         let on = vary_index.vary_index().map_or(&[][..], |variants| &variants.on);
         let lookup = self.lookup_one(primary.variant(on, headers), label, tags).await;
-        let found = match lookup.found {
-            Found::Nothing => Found::OtherVariant,
-            found => found,
-        };
-        Lookup { found, primary_key: Some(primary), vary_index: Some(vary_index), ..lookup }
+        lookup.of_variant(primary, vary_index)
     }
 
     async fn lookup_one(
@@ -208,14 +260,22 @@ impl Cache {
         tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
         match &self.shared {
-            None => self.lookup_embedded(cache_key, tags),
+            None => {
+                let resident = self.memory.get(&cache_key);
+                self.lookup_embedded(cache_key, resident, tags)
+            }
             Some(shared) => self.lookup_shared(shared, cache_key, label, tags).await,
         }
     }
 
-    fn lookup_embedded(&self, cache_key: CacheKey, tags: &impl Fn() -> Arc<[Tag]>) -> Lookup {
+    fn lookup_embedded(
+        &self,
+        cache_key: CacheKey,
+        resident: Option<Arc<Resident>>,
+        tags: &impl Fn() -> Arc<[Tag]>,
+    ) -> Lookup {
         let (mut found, mut invalidated) = (Found::Nothing, None);
-        if let Some(resident) = self.memory.get(&cache_key) {
+        if let Some(resident) = resident {
             let view = self.memory.view_of(&resident);
             found = self.judge(cache_key.hash, &resident, view);
             if !matches!(found, Found::Invalidated) {
@@ -503,6 +563,15 @@ impl Lookup {
     /// The result for this key, without variants.
     pub fn of(found: Found, cache_key: CacheKey, view: Option<MarksView>) -> Lookup {
         Lookup { found, cache_key, primary_key: None, vary_index: None, view, hold: Hold::Nothing }
+    }
+
+    /// The result of a lookup of the variant that this vary index selects.
+    fn of_variant(self, primary: CacheKey, vary_index: Arc<Entry>) -> Lookup {
+        let found = match self.found {
+            Found::Nothing => Found::OtherVariant,
+            found => found,
+        };
+        Lookup { found, primary_key: Some(primary), vary_index: Some(vary_index), ..self }
     }
 
     fn holding(self, hold: Hold) -> Lookup {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -146,6 +146,11 @@ impl ClientConn {
     /// Whether a request is in progress.
     pub fn is_busy(&self) -> bool {
         self.busy.load(Relaxed) > 0
+    }
+
+    /// The end of the last request, or else when it was opened. `None` while a request is in progress.
+    pub fn idle_since(&self) -> Option<Instant> {
+        (!self.is_busy()).then(|| self.start + Duration::from_micros(self.since.load(Relaxed)))
     }
 
     /// Records whether a write waits for the client.

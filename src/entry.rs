@@ -1,9 +1,8 @@
 //! [`Entry`]: a stored response with everything that decides on its use. `codec` has its encoding in Redis.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::http::clients;
@@ -12,10 +11,12 @@ use crate::marks::{Stamp, Tag};
 
 mod codec;
 mod compression;
+mod fields;
 mod seal;
 mod vary_index;
 
 pub use codec::{DecodeFault, ENCODING_MAX, Preface};
+pub use fields::StoredFields;
 pub use seal::Seal;
 pub use vary_index::{Variant, VaryIndex};
 
@@ -45,9 +46,9 @@ pub enum Content {
 pub struct Response {
     pub status: StatusCode,
     /// Without hop-by-hop fields, `Age` and upstream's `Content-Length`; ready to be sent.
-    pub headers: HeaderMap,
+    pub headers: StoredFields,
     /// Upstream's fields that are rewritten for clients ([`clients`]); None if none is.
-    pub said: Option<Box<HeaderMap>>,
+    pub said: Option<Box<StoredFields>>,
     pub body: Bytes,
     pub freshness: Freshness,
     /// May answer requests that carry `Authorization` or `Cookie` (RFC 9111 §3.5, or the family's rules).
@@ -59,10 +60,11 @@ pub struct Response {
 
 impl Response {
     /// The fields as upstream sent them: for validation, and to be updated by a 304.
-    pub fn own_headers(&self) -> Cow<'_, HeaderMap> {
+    pub fn own_headers(&self) -> HeaderMap {
+        let fields = self.headers.to_map(0);
         match &self.said {
-            None => Cow::Borrowed(&self.headers),
-            Some(said) => Cow::Owned(clients::restored(&self.headers, said)),
+            None => fields,
+            Some(said) => clients::restored(&fields, &said.to_map(0)),
         }
     }
 
@@ -105,15 +107,13 @@ impl Entry {
                 variants.on.len() * 48 + known
             }
             Content::Response(response) => {
-                let text = |fields: &HeaderMap| -> usize {
-                    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum()
+                let text = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 8;
+                let lines = |fields: &StoredFields| -> usize {
+                    let texts: usize = fields.iter().map(text).sum();
+                    texts + fields.len() * size_of::<(HeaderName, HeaderValue)>()
                 };
-                let said = response.said.as_deref().map_or(0, |said| text(said) + said.len() * 160 + 128);
-                let text = text(&response.headers) + said;
-                let fields = response.headers.len();
-                // As `HeaderMap` makes room: a power of two of places, three quarters of them for fields.
-                let places = (fields + fields / 3).next_power_of_two();
-                text + places * 4 + (places - places / 4) * 112 + response.body.len()
+                let said = response.said.as_deref().map_or(0, |said| lines(said) + 128);
+                lines(&response.headers) + said + response.body.len()
             }
         };
         (FIXED + 2 * self.text.len() + ALLOCATION + tags + content) as u64
@@ -134,24 +134,9 @@ impl Entry {
 impl Response {
     /// The same response in two allocations, one for all field values and one for a small body.
     fn compact(self) -> Response {
-        let headers = compact(&self.headers);
-        let said = self.said.map(|said| Box::new(compact(&said)));
+        let headers = self.headers.compact();
+        let said = self.said.map(|said| Box::new(said.compact()));
         let body = if self.body.len() > COPIED { self.body } else { Bytes::copy_from_slice(&self.body) };
         Response { headers, said, body, ..self }
     }
-}
-
-/// The same fields with all values in one allocation.
-fn compact(fields: &HeaderMap) -> HeaderMap {
-    let mut values = BytesMut::with_capacity(fields.values().map(HeaderValue::len).sum());
-    fields.values().for_each(|value| values.put_slice(value.as_bytes()));
-    let mut values = values.freeze();
-    let mut headers = HeaderMap::with_capacity(fields.len());
-    for (name, value) in fields {
-        // A name that is not a standard one is a slice of the read buffer, too.
-        let name = HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone());
-        let own = HeaderValue::from_maybe_shared(values.split_to(value.len()));
-        headers.append(name, own.unwrap_or_else(|_| value.clone()));
-    }
-    headers
 }

@@ -315,18 +315,18 @@ pub fn derive(
     text.push_str(target.scheme);
     text.push_str("://");
     text.push_str(&target.host);
-    push_escaped(&mut text, target.sent_path().as_bytes());
+    push_escaped_text(&mut text, target.sent_path());
     // As forwarded: [`QueryKeySpec::apply`] has removed what the family ignores.
     if let Some(query) = &target.query {
         text.push('?');
-        push_escaped(&mut text, query.as_bytes());
+        push_escaped_text(&mut text, query);
     }
     if target.case == PathCase::Insensitive {
         // Older entries have tags in which case matters.
         text.push_str("\npath in any case");
     }
     if let Some(family) = family {
-        let _ = write!(text, "\nfamily {} {}", family.name, family.definition);
+        ["\nfamily ", family.name, " ", family.definition].iter().for_each(|part| text.push_str(part));
         for name in &family.key_spec.headers {
             push_field(&mut text, "header", name, headers, redaction);
         }
@@ -672,12 +672,22 @@ fn push_digest(text: &mut String, kind: &str, digest: &[u8]) {
 }
 
 fn push_escaped(text: &mut String, bytes: &[u8]) {
-    if let Ok(plain) = std::str::from_utf8(bytes)
-        && bytes.iter().all(|byte| (b' '..=b'~').contains(byte) && *byte != b'\\')
-    {
-        text.push_str(plain);
-        return;
+    match std::str::from_utf8(bytes) {
+        Ok(plain) => push_escaped_text(text, plain),
+        Err(_) => push_each_escaped(text, bytes),
     }
+}
+
+fn push_escaped_text(text: &mut String, plain: &str) {
+    // Without a branch per byte, so that it is vectorised.
+    let is_plain = |all: bool, byte: &u8| all & (b' '..=b'~').contains(byte) & (*byte != b'\\');
+    match plain.as_bytes().iter().fold(true, is_plain) {
+        true => text.push_str(plain),
+        false => push_each_escaped(text, plain.as_bytes()),
+    }
+}
+
+fn push_each_escaped(text: &mut String, bytes: &[u8]) {
     for byte in bytes {
         match byte {
             b'\\' => text.push_str("\\\\"),

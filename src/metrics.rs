@@ -1,21 +1,26 @@
 //! Counters and histograms, exposed in the OpenMetrics text format. Labels come from the rules, never from requests.
 //! Handles are resolved when rules are loaded, so the data path only increments atomics.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-use http::StatusCode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::metrics::{MetricType, TypedMetric};
-use prometheus_client::registry::{Registry, Unit};
 
+pub use self::family::FamilyCounters;
+use self::histogram::Histogram;
+pub use self::histogram::{LATENCY_BOUNDS, LatencyBuckets};
+use self::labels::{
+    AlertLabels, AuthorizationLabels, CauseLabels, EndLabels, FamilyLabels, InvalidationLabels, OperationLabels,
+    ReasonLabels, RefetchLabels, RefusalLabels, RequestLabels, ResultLabels, TaskLabels,
+};
 use crate::http::authorization::Authorization;
-use crate::outcome::{Outcome, OutcomeKind};
+
+mod exposition;
+mod family;
+mod histogram;
+mod labels;
 
 /// What is refused, and the limits that it may reach ([`Metrics::refused`]).
 const REFUSALS: &[(&str, &[&str])] = &[
@@ -42,28 +47,6 @@ const EPOCH_CAUSES: [&str; 6] = ["new", "restarted", "meta lost", "marks lost", 
 
 /// The label of requests whose path belongs to no family.
 pub const NO_FAMILY: &str = "none";
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    family: String,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct InvalidationLabels {
-    family: String,
-    cause: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OperationLabels {
-    op: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndLabels {
-    ended: &'static str,
-}
 
 /// All metrics of Larder.
 #[derive(Debug, Default)]
@@ -168,113 +151,6 @@ pub struct Metrics {
     spans_lost: Counter,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefetchLabels {
-    family: String,
-    body: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabels {
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AuthorizationLabels {
-    verdict: &'static str,
-    asked: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefusalLabels {
-    what: &'static str,
-    bound: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CauseLabels {
-    cause: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AlertLabels {
-    alert: &'static str,
-    family: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TaskLabels {
-    task: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FamilyLabels {
-    family: String,
-}
-
-/// The counters of the requests of one family.
-#[derive(Debug, Clone)]
-pub struct FamilyCounters {
-    /// The family's name, or [`NO_FAMILY`].
-    pub family: String,
-    outcomes: [Counter; OutcomeKind::ALL.len()],
-    server_errors: Counter,
-    hit_time: Histogram,
-    miss_time: Histogram,
-    /// Of all families.
-    write_time: Histogram,
-}
-
-impl FamilyCounters {
-    /// Number of requests of this kind.
-    pub fn of(&self, kind: OutcomeKind) -> u64 {
-        self.outcomes[kind.index()].get()
-    }
-
-    /// Number of requests that were answered with a status of 500 or more.
-    pub fn server_errors(&self) -> u64 {
-        self.server_errors.get()
-    }
-
-    /// Number of answers from the cache that did not wait for upstream, and the time they took.
-    pub fn hit_time(&self) -> (u64, Duration) {
-        self.hit_time.total()
-    }
-
-    /// The answers from the cache that did not wait for upstream, by the time they took.
-    pub fn hit_buckets(&self) -> LatencyBuckets {
-        self.hit_time.buckets()
-    }
-
-    /// Other answers to reads, by the time they took.
-    pub fn miss_buckets(&self) -> LatencyBuckets {
-        self.miss_time.buckets()
-    }
-
-    /// Number of other answers to reads, and the time they took.
-    pub fn miss_time(&self) -> (u64, Duration) {
-        self.miss_time.total()
-    }
-
-    /// Counts a request that was answered with this status after `took`.
-    pub fn answered(&self, outcome: &Outcome, status: StatusCode, took: Duration) {
-        self.outcomes[outcome.kind.index()].inc();
-        match outcome.kind {
-            _ if outcome.is_immediate() => self.hit_time.observe(took),
-            OutcomeKind::Write => self.write_time.observe(took),
-            _ => self.miss_time.observe(took),
-        }
-        if status.is_server_error() {
-            self.server_errors.inc();
-        }
-    }
-}
-
 impl Metrics {
     /// All at zero.
     pub fn new() -> Metrics {
@@ -319,229 +195,6 @@ impl Metrics {
         }
     }
 
-    fn register(&self, registry: &mut Registry) {
-        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What runs", version);
-        registry.register_with_unit(
-            "start_time",
-            "When this process started, since 1970",
-            Unit::Seconds,
-            self.start_time.clone(),
-        );
-        registry.register("requests", "Requests by family and outcome", self.requests.clone());
-        registry.register(
-            "server_errors",
-            "Requests answered with a status of 500 or more, by family",
-            self.server_errors.clone(),
-        );
-        registry.register("invalidations", "Invalidated families by cause", self.invalidations.clone());
-        registry.register("store_errors", "Failed operations on Redis", self.store_errors.clone());
-        registry.register(
-            "store_unreadable",
-            "Entries in Redis that are corrupt, or of another version",
-            self.unreadable_entries.clone(),
-        );
-        registry.register("coalesced", "Requests that shared another one's fetch", self.coalesced.clone());
-        registry.register(
-            "coalesced_waiting",
-            "Requests that wait for another request's fetch, on this proxy or another",
-            self.coalesced_waiting.clone(),
-        );
-        registry.register("fleet_waits", "Waits for another proxy's fetch, by result", self.fleet_waits.clone());
-        registry.register("not_stored", "Fetched responses that were not stored", self.not_stored.clone());
-        registry.register(
-            "authorizations",
-            "Callers looked up for `authorize`, by what the API says of them, and whether it was asked for that",
-            self.authorizations.clone(),
-        );
-        registry.register("upstream_requests", "Requests at upstream", self.upstream_requests.clone());
-        registry.register("upstream_queued", "Requests that wait for upstream", self.upstream_queued.clone());
-        registry.register("upstream_streams", "Streams at upstream", self.upstream_streams.clone());
-        let seconds = || Unit::Seconds;
-        registry.register_with_unit(
-            "hit_time",
-            "Time to answer from the cache without waiting for upstream",
-            seconds(),
-            self.hit_time.clone(),
-        );
-        registry.register_with_unit("miss_time", "Time to answer other reads", seconds(), self.miss_time.clone());
-        registry.register_with_unit("write_time", "Time to answer a write", seconds(), self.write_time.clone());
-        registry.register_with_unit(
-            "upstream_time",
-            "Time from a request to upstream until the head of its response, or until it failed",
-            seconds(),
-            self.upstream_time.clone(),
-        );
-        registry.register(
-            "upstream_failures",
-            "Requests to upstream that got no response, by reason",
-            self.upstream_failures.clone(),
-        );
-        registry.register_with_unit(
-            "store_time",
-            "Time of a request to Redis, by operation; those that are not sent since Redis is away do not count",
-            seconds(),
-            self.store_time.clone(),
-        );
-        registry.register_with_unit(
-            "settle_time",
-            "How long writes waited for other proxies",
-            seconds(),
-            self.settle_time.clone(),
-        );
-        registry.register_with_unit(
-            "sync_time",
-            "Duration of a sync with Redis",
-            seconds(),
-            self.sync_time.clone(),
-        );
-        registry.register("epoch_changes", "Epochs that began while this proxy ran", self.epoch_changes.clone());
-        registry.register("lease_lost", "Leases that were not renewed in time", self.lease_lost.clone());
-        registry.register("task_panics", "Tasks that had to be started again", self.task_panics.clone());
-        registry.register("marks", "Marks in Redis, at the last sync", self.marks.clone());
-        registry.register_with_unit(
-            "floor_age",
-            "Age of the floor at the last sync",
-            seconds(),
-            self.floor_age.clone(),
-        );
-        registry.register_with_unit(
-            "clock_ahead",
-            "How far this machine's clock is ahead of that of Redis, at the last sync",
-            seconds(),
-            self.clock_ahead.clone(),
-        );
-        registry.register(
-            "intents_carried_out",
-            "Abandoned write intents of other proxies that this proxy completed",
-            self.intents_carried_out.clone(),
-        );
-        registry.register(
-            "invalidations_repeated",
-            "Invalidations repeated because of `again` in their rule",
-            self.invalidations_repeated.clone(),
-        );
-        registry.register(
-            "refreshes",
-            "Invalidated responses that were prefetched because of `refresh` in their rule",
-            self.refreshes.clone(),
-        );
-        registry.register(
-            "refetches",
-            "Responses that were fetched again after an invalidation, by family, and by whether their body had changed",
-            self.refetches.clone(),
-        );
-        registry.register("warmed", "Warming requests by result", self.warmed.clone());
-        registry.register("warming", "1 while the cache is being warmed", self.warming.clone());
-        registry.register(
-            "members_expelled",
-            "Proxies that did not confirm a write's invalidation in time",
-            self.members_expelled.clone(),
-        );
-        registry.register(
-            "writes_unmatched",
-            "Writes that no rule matches: they invalidated only their own path",
-            self.writes_unmatched.clone(),
-        );
-        registry.register(
-            "suspects",
-            "Requests that may have received another request's response: what they stored was invalidated",
-            self.suspects.clone(),
-        );
-        registry.register("swept", "Invalidated entries that this proxy removed from Redis", self.swept.clone());
-        registry.register(
-            "alerts",
-            "1 while the alert is raised; family=\"\" is all of them",
-            self.alerts.clone(),
-        );
-        let counted = "in Redis, by family, as the last walk of a sweeper found";
-        registry.register("stored_keys", format!("Entries {counted}"), self.stored_keys.clone());
-        registry.register("stored_bytes", format!("Bytes of entries {counted}"), self.stored_bytes.clone());
-        registry.register("lease_held", "1 while memory is served under a lease", self.lease_held.clone());
-        registry.register("connections", "Open connections from clients", self.connections.clone());
-        registry.register("accepted", "Connections accepted", self.connections_total.clone());
-        registry.register(
-            "connections_evicted",
-            "Idle client connections closed to make room for others",
-            self.connections_evicted.clone(),
-        );
-        registry.register(
-            "refused",
-            "Refusals, by kind and by the limit reached: one client's (429) or that of all clients (503)",
-            self.refused.clone(),
-        );
-        registry.register(
-            "admin_wrong_tokens",
-            "Admin requests with an unknown token",
-            self.admin_wrong_tokens.clone(),
-        );
-        registry.register("memory_entries", "Entries in memory", self.memory_entries.clone());
-        registry.register_with_unit("memory", "Bytes in memory", Unit::Bytes, self.memory_bytes.clone());
-        registry.register_with_unit(
-            "memory_capacity",
-            "Most bytes of entries in memory",
-            Unit::Bytes,
-            self.memory_capacity.clone(),
-        );
-        registry.register_with_unit(
-            "resident_memory",
-            "Memory of the process",
-            Unit::Bytes,
-            self.resident_memory.clone(),
-        );
-        registry.register(
-            "members",
-            "Proxies with a record in Redis; 0 without Redis, or while it does not answer",
-            self.members.clone(),
-        );
-        registry.register_with_unit(
-            "epoch_age",
-            "Time since the epoch began; 0 without Redis, or while it does not answer",
-            Unit::Seconds,
-            self.epoch_age.clone(),
-        );
-        registry.register(
-            "intents",
-            "Writes under way in the fleet; 0 without Redis, or while it does not answer",
-            self.intents.clone(),
-        );
-        registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
-        registry.register("store_up", "1 while Redis answers", self.store_up.clone());
-        registry.register(
-            "undelivered_invalidations",
-            "Invalidations that Redis does not have yet, in tags",
-            self.undelivered.clone(),
-        );
-        registry.register(
-            "tokens_refused",
-            "Requests whose bearer token does not identify their caller, by reason",
-            self.tokens_refused.clone(),
-        );
-        registry.register("jwt_keys", "Keys that verify bearer tokens", self.jwt_keys.clone());
-        registry.register(
-            "jwks_failures",
-            "JWK Sets that could not be read: the keys read before stay in force",
-            self.jwks_failures.clone(),
-        );
-        registry.register("rules_faulty", "1 if the last edit of the rules has faults", self.rules_faulty.clone());
-        registry.register(
-            "mixed_rules_families",
-            "Families that are not cached because proxies of the fleet follow different rules for them",
-            self.mixed_rules.clone(),
-        );
-        registry.register(
-            "log_lines_lost",
-            "Log lines dropped because standard error or standard output was not read",
-            self.log_lines_lost.clone(),
-        );
-        registry.register("spans_sent", "Spans that the collector has taken", self.spans_sent.clone());
-        registry.register(
-            "spans_lost",
-            "Spans dropped because the collector does not keep up or does not take them",
-            self.spans_lost.clone(),
-        );
-    }
-
     /// Counts a request whose bearer token does not identify its caller.
     pub fn token_refused(&self, reason: &'static str) {
         self.tokens_refused.get_or_create_owned(&ReasonLabels { reason }).inc();
@@ -560,26 +213,6 @@ impl Metrics {
     /// Sets the number of dropped log lines.
     pub fn log_lines_were_lost(&self, so_far: u64) {
         self.log_lines_lost.inner().fetch_max(so_far, Relaxed);
-    }
-
-    /// The counters of a family; existing ones are reused.
-    pub fn family(&self, family: &str) -> FamilyCounters {
-        let outcomes = OutcomeKind::ALL.map(|kind| {
-            let labels = RequestLabels { family: family.to_owned(), outcome: kind.label() };
-            self.requests.get_or_create_owned(&labels)
-        });
-        for cause in ["write", "purge"].into_iter().filter(|_| family != NO_FAMILY) {
-            self.invalidations.get_or_create_owned(&InvalidationLabels { family: family.to_owned(), cause });
-        }
-        let labels = FamilyLabels { family: family.to_owned() };
-        FamilyCounters {
-            family: family.to_owned(),
-            outcomes,
-            server_errors: self.server_errors.get_or_create_owned(&labels),
-            hit_time: self.hit_time.get_or_create_owned(&labels),
-            miss_time: self.miss_time.get_or_create_owned(&labels),
-            write_time: self.write_time.clone(),
-        }
     }
 
     /// Counts a request to upstream that got a response after `took`, or none, and why.
@@ -728,15 +361,6 @@ impl Metrics {
     pub fn warmed(&self, result: &'static str) {
         self.warmed.get_or_create_owned(&ResultLabels { result }).inc();
     }
-
-    /// All metrics in the OpenMetrics text format.
-    pub fn exposition(&self) -> String {
-        let (mut text, mut registry) = (String::new(), Registry::with_prefix("larder"));
-        self.register(&mut registry);
-        // Writing to a String cannot fail, and all labels are valid.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
-        text
-    }
 }
 
 /// A request that waits for another request's fetch.
@@ -749,66 +373,12 @@ impl Drop for FollowerWaits<'_> {
     }
 }
 
-/// Upper bounds of the buckets in seconds: a hit takes tens of microseconds, a fetch at most its timeout.
-pub const LATENCY_BOUNDS: [f64; 17] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    10.0, 30.0,
-];
-
-/// How many answers fell into each bucket: between two bounds, and beyond the last.
-pub type LatencyBuckets = [u64; LATENCY_BOUNDS.len() + 1];
-
-/// A histogram of atomics. The library's histogram takes a lock for each observation, which all hits would share.
-#[derive(Debug, Clone, Default)]
-struct Histogram(Arc<Buckets>);
-
-#[derive(Debug, Default)]
-struct Buckets {
-    counts: [AtomicU64; LATENCY_BOUNDS.len() + 1],
-    sum_nanos: AtomicU64,
-}
-
-impl Histogram {
-    fn observe(&self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        let bucket = LATENCY_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(LATENCY_BOUNDS.len());
-        self.0.counts[bucket].fetch_add(1, Relaxed);
-        self.0.sum_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-    }
-}
-
-impl Histogram {
-    fn buckets(&self) -> LatencyBuckets {
-        std::array::from_fn(|index| self.0.counts[index].load(Relaxed))
-    }
-
-    /// Number and sum of what was observed.
-    fn total(&self) -> (u64, Duration) {
-        let count = self.0.counts.iter().map(|count| count.load(Relaxed)).sum();
-        (count, Duration::from_nanos(self.0.sum_nanos.load(Relaxed)))
-    }
-}
-
-impl TypedMetric for Histogram {
-    const TYPE: MetricType = MetricType::Histogram;
-}
-
-impl EncodeMetric for Histogram {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let bounds = LATENCY_BOUNDS.iter().copied().chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(self.0.counts.iter().map(|count| count.load(Relaxed))).collect();
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        encoder.encode_histogram::<NoLabelSet>(self.total().1.as_secs_f64(), count, &buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
+    use crate::outcome::Outcome;
 
     #[test]
     fn requests_are_exposed_by_family_and_outcome() {

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use http::HeaderValue;
+
 /// Why a request was forwarded to upstream (RFC 9211 §2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fwd {
@@ -208,34 +210,59 @@ impl Outcome {
 /// The member that Larder appends to `Cache-Status`.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("larder")?;
+        let mut written = Ok(());
+        self.parts(|part| written = written.and_then(|()| f.write_str(part)));
+        written
+    }
+}
+
+impl Outcome {
+    /// The value of `Cache-Status`; `None` if it cannot be sent, which would be a fault.
+    pub fn field_value(&self) -> Option<HeaderValue> {
+        let mut text = String::with_capacity(64);
+        self.parts(|part| text.push_str(part));
+        HeaderValue::from_str(&text).ok()
+    }
+
+    /// Calls `push` with the parts of its text, in order. Every response has this text, and Rust's formatting would be a large part
+    /// of what a hit costs.
+    fn parts(&self, mut push: impl FnMut(&str)) {
+        let mut number = itoa::Buffer::new();
+        push("larder");
         match (self.kind, self.fwd) {
             // RFC 9211 §2.1: a forwarded request is no `hit`, even if a stored response answers it because upstream
             // confirmed it or failed.
-            (_, Some(fwd)) => write!(f, "; fwd={}", fwd.token())?,
-            (OutcomeKind::Hit | OutcomeKind::Stale, None) => f.write_str("; hit")?,
+            (_, Some(fwd)) => {
+                push("; fwd=");
+                push(fwd.token());
+            }
+            (OutcomeKind::Hit | OutcomeKind::Stale, None) => push("; hit"),
             (_, None) => {}
         }
         if let Some(status) = self.fwd_status {
-            write!(f, "; fwd-status={status}")?;
+            push("; fwd-status=");
+            push(number.format(status));
         }
         if let Some(ttl) = self.ttl {
-            write!(f, "; ttl={ttl}")?;
+            push("; ttl=");
+            push(number.format(ttl));
         }
         if self.stored {
-            f.write_str("; stored")?;
+            push("; stored");
         }
         if self.collapsed {
-            f.write_str("; collapsed")?;
+            push("; collapsed");
         }
         if let Some(detail) = self.detail {
-            write!(f, "; detail={detail}")?;
+            push("; detail=");
+            push(detail);
         }
         if let Some(key) = &self.key {
             // A structured field's string (RFC 9651 §3.3.3): two characters are escaped.
-            write!(f, "; key=\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""))?;
+            push("; key=\"");
+            push(&key.replace('\\', "\\\\").replace('"', "\\\""));
+            push("\"");
         }
-        Ok(())
     }
 }
 
@@ -269,6 +296,7 @@ mod tests {
         ];
         for (outcome, expected) in rows {
             assert_eq!(outcome.to_string(), expected);
+            assert_eq!(outcome.field_value().unwrap(), expected);
         }
     }
 }

@@ -47,9 +47,12 @@ pub mod warm;
 pub mod write;
 
 pub use body::Body;
-pub use handle::{handle, record_refusal};
+pub use handle::{Handled, handle, record_refusal};
 use request_id::RequestId;
 use telemetry::Telemetry;
+
+/// Most fields that are added to a request to upstream.
+const ADDED: usize = 10;
 
 /// A response to the client, and what happened.
 struct Answered {
@@ -74,6 +77,8 @@ struct ClientRequest {
     interim: Option<InterimSender>,
     /// Some of its fields may carry credentials.
     credentials: bool,
+    /// Some of its fields may be preconditions, `Range`, `Cache-Control` or `Pragma`.
+    conditions: bool,
     /// Names with `_` that fields have on the way to upstream ([`headers::underscores`]).
     underscored: Vec<HeaderName>,
     /// The client's connection, if the request may have content.
@@ -100,6 +105,7 @@ impl ClientRequest {
             trailers: false,
             interim: None,
             credentials: true,
+            conditions: true,
             underscored: Vec::new(),
             connection: None,
             request_id: RequestId::new(),
@@ -121,6 +127,7 @@ impl ClientRequest {
     }
 
     fn sent(&self, mut fields: HeaderMap, running: &Running) -> HeaderMap {
+        fields.reserve(ADDED);
         headers::restore_underscored(&mut fields, &self.underscored);
         // RFC 9112 §3.2.2: the host of an absolute-form target wins over the field; HTTP/2 may send no field.
         if let Ok(host) = HeaderValue::try_from(self.target.host.as_str()) {

@@ -22,7 +22,6 @@ use crate::tokens::OperatorToken;
 use crate::upkeep::invalidation_log::{InvalidationOrigin, OriginKind, Why};
 use crate::upkeep::names::FamilyOwners;
 
-pub mod deploys;
 pub mod reach;
 
 use reach::{PathSelector, Reach};

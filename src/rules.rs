@@ -23,6 +23,7 @@ mod instead;
 mod invalidation;
 mod language;
 mod lifetimes;
+mod linear;
 pub mod lint;
 pub mod nearest;
 mod notation;

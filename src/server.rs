@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, lazy};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -19,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
-use crate::client_conn::ClientConn;
 use crate::client_conn::timeouts::ClientTimeouts;
+use crate::client_conn::{Busy, ClientConn};
 use crate::config::{Config, ServerConfig};
 use crate::hooked_stream::HookedStream;
 use crate::jwt::KeyFileFault;
 use crate::metrics::Metrics;
 use crate::monitor;
-use crate::proxy::{self, Body, stall, suspects};
+use crate::proxy::{self, Body, Handled, stall, suspects};
 use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
@@ -50,7 +51,7 @@ mod streams;
 mod tracked;
 mod turns;
 
-use admission::{Admission, Ticket};
+use admission::{Admission, Held, Ticket};
 use descriptors::Fit;
 use exchanges::Exchanges;
 use head_limits::HeadLimits;
@@ -325,7 +326,9 @@ async fn connection(
     // The stream holds the ticket: an upgraded connection outlives this function.
     let stream = HookedStream::new(stream, Linger::new(Arc::clone(&last), ticket));
     let http2_last = Arc::clone(&last);
-    let timeouts = ClientTimeouts::new(server.idle_timeout, server.header_timeout).when_http2(move || {
+    let timeouts = ClientTimeouts::new(server.idle_timeout, server.header_timeout)
+        .with_heads_within(server.header_timeout, &conn.connection);
+    let timeouts = timeouts.when_http2(move || {
         http2_last.begin(false);
         watch.streams.set_http2();
         AbortOnDropHandle::new(tokio::spawn(async move {
@@ -338,9 +341,7 @@ async fn connection(
     let stream = HookedStream::new(stream, Http1Hooks::new(Arc::clone(&exchanges)));
     let rejecting = Arc::clone(&exchanges);
     let service = service_fn(|mut request: Request<Incoming>| {
-        let (running, exchanges, last) = (Arc::clone(running), Arc::clone(&exchanges), Arc::clone(&last));
-        let bodies = Arc::clone(&running.bodies);
-        let (conn, busy) = (Arc::clone(&conn), conn.begin(request.headers()));
+        let busy = conn.begin(request.headers());
         if !request.body().is_end_stream() {
             // Its content may still arrive when it has been answered.
             request.extensions_mut().insert(Arc::clone(&conn.connection));
@@ -353,14 +354,25 @@ async fn connection(
             }
             _ => Ok(None),
         };
-        // Boxed: hyper moves the future several times.
-        Box::pin(async move {
-            let response = match admitted {
-                Ok(_head) => answer(running, request, client, &exchanges, &last).await,
-                Err(over) => refuse::response(over),
-            };
-            Ok::<_, Infallible>(response.map(|body| Tracked { body: body.bounded(&bodies), busy }))
-        })
+        let handled = match admitted {
+            Ok(head) => begin(running, request, client, (&exchanges, &last), head),
+            Err(over) => Handled::Response(refuse::response(over)),
+        };
+        match handled {
+            Handled::Response(response) => {
+                let response = tracked(running, busy, response);
+                Either::Left(lazy(|_| {
+                    // In the task of the stream, if it is one.
+                    stall::give();
+                    response
+                }))
+            }
+            Handled::Later(work) => {
+                let running = Arc::clone(running);
+                // Boxed: hyper moves the future several times.
+                Either::Right(Box::pin(async move { tracked(&running, busy, work.await) }))
+            }
+        }
     });
     let builder = builder(server, Runner::new(&streams, server.idle_timeout));
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
@@ -416,32 +428,50 @@ impl Idle {
     }
 }
 
-async fn answer(
-    running: Arc<Running>,
+/// The response to hyper. It never fails.
+fn tracked(running: &Running, busy: Busy, response: Response<Body>) -> Result<Response<Tracked>, Infallible> {
+    Ok(response.map(|body| Tracked { body: body.bounded(&running.bodies), busy }))
+}
+
+/// Begins to answer a request. `head` is held until it is answered.
+fn begin(
+    running: &Arc<Running>,
     request: Request<Incoming>,
     client: IpAddr,
-    exchanges: &Exchanges,
-    last: &LastRequest,
-) -> Response<Body> {
+    (exchanges, last): (&Arc<Exchanges>, &Arc<LastRequest>),
+    head: Option<Held>,
+) -> Handled {
     let (version, is_connect) = (request.version(), request.method() == http::Method::CONNECT);
     // HTTP/2 resets the one stream whose content is not read.
     last.begin(version != Version::HTTP_2 && !request.body().is_end_stream());
     exchanges.note_request();
     // RFC 9110 §15.2: HTTP/1.0 has no interim responses. HTTP/2 has, but hyper's server cannot send them.
-    if version != Version::HTTP_11 {
-        let response = proxy::handle(&running, request, client, None).await;
+    let has_interim = version == Version::HTTP_11;
+    let interim = has_interim.then(|| exchanges.interim.begin());
+    let note = move |exchanges: &Exchanges, last: &LastRequest, response: &Response<Body>| {
         if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
             last.end_with_connection();
         }
-        exchanges.note_response(false);
-        stall::give();
-        return response;
+        let status = response.status();
+        exchanges.note_response(status == StatusCode::SWITCHING_PROTOCOLS || is_connect && status.is_success());
+    };
+    match proxy::handle(running, request, client, interim) {
+        Handled::Response(response) => {
+            exchanges.interim.end();
+            note(exchanges, last, &response);
+            Handled::Response(response)
+        }
+        Handled::Later(work) => {
+            let (exchanges, last) = (Arc::clone(exchanges), Arc::clone(last));
+            Handled::Later(Box::pin(async move {
+                let _head = head;
+                let response = if has_interim { exchanges.interim.finish(work).await } else { work.await };
+                note(&exchanges, &last, &response);
+                stall::give();
+                response
+            }))
+        }
     }
-    let response =
-        exchanges.interim.respond(|interim| proxy::handle(&running, request, client, Some(interim))).await;
-    let status = response.status();
-    exchanges.note_response(status == StatusCode::SWITCHING_PROTOCOLS || is_connect && status.is_success());
-    response
 }
 
 fn builder(server: &ServerConfig, runner: Runner) -> Builder<Runner> {
@@ -449,8 +479,8 @@ fn builder(server: &ServerConfig, runner: Runner) -> Builder<Runner> {
     let mut builder = Builder::new(runner);
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        // [`ClientTimeouts`]
+        .header_read_timeout(None)
         // RFC 9112 §3 asks for 8000 bytes for the request line alone.
         .max_buf_size(max_head)
         // The limit is in bytes, hyper's in fields.

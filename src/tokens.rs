@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use sha2::{Digest as _, Sha256};
-
+use crate::config::token::{SHORTEST, TokenDigest, covers, digest};
 use crate::config::{self, Role, TokenSecret};
-use crate::rules;
+use arc_swap::ArcSwap;
 
 mod wrong_tokens;
 
@@ -17,13 +15,8 @@ pub use wrong_tokens::{TokenTurn, WrongTokens};
 
 /// Largest token in a file, bytes.
 const LONGEST: u64 = 4096;
-/// Shortest token that is not warned of, bytes.
-pub const SHORTEST: usize = 16;
 /// How often files with tokens are read.
 const READ_EVERY: Duration = Duration::from_secs(2);
-
-/// SHA-256 of a token.
-pub type TokenDigest = [u8; 32];
 
 /// The tokens in force. Only their digests are stored.
 pub struct Tokens {
@@ -54,14 +47,6 @@ impl OperatorToken {
     pub fn may_change(&self, family: &str) -> bool {
         self.families.as_ref().is_none_or(|scopes| scopes.iter().any(|scope| covers(scope, family)))
     }
-}
-
-/// Whether a scope (`user`, `booking:*`, `book*`) covers this family: it names the family, or a level above it.
-pub(crate) fn covers(scope: &str, family: &str) -> bool {
-    // `booking:*` is `booking` and what lies below it, as in rules.
-    let whole = scope.strip_suffix(":*").unwrap_or(scope);
-    let mut ends = family.match_indices(':').map(|(end, _)| end).chain([family.len()]);
-    ends.any(|end| rules::is_named_by(whole, &family[..end]))
 }
 
 impl Tokens {
@@ -186,11 +171,6 @@ fn token_in(path: &Path) -> Result<String, String> {
         return Err("it holds something else than one token".to_owned());
     }
     Ok(token.to_owned())
-}
-
-/// SHA-256 of a token, as in `sha256 = "…"`.
-pub fn digest(token: &str) -> TokenDigest {
-    Sha256::digest(token.as_bytes()).into()
 }
 
 fn is_same(a: &TokenDigest, b: &TokenDigest) -> bool {

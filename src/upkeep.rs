@@ -2,10 +2,12 @@
 //! requests of each URL for `adaptive_ttl` ([`request_rates`]), the family of an entry for statistics ([`names`]), writes that no
 //! rule matches ([`unmatched`]), counts of the last hour ([`history`]), when an alert is raised ([`alerts`]), the state of warming
 //! ([`warming`]) with the reads of each hour ([`hours`]), and what operators look at: the log of invalidations
-//! ([`invalidation_log`]), live events ([`events`]), what happened to a URL ([`stories`]), and what is missed most ([`top`]).
+//! ([`invalidation_log`]), live events ([`events`]), what happened to a URL ([`stories`]), what is missed most ([`top`]), and
+//! receipts of purges for deployments ([`deploys`]).
 
 pub mod alerts;
 pub mod bypasses;
+pub mod deploys;
 pub mod events;
 pub mod history;
 pub mod hot;

@@ -11,7 +11,8 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::refusal::Refusal;
 use crate::config::{self, Role};
-use crate::purge::Operator;
+use crate::purge::{Operator, Purge};
+use crate::running::Live;
 use crate::tokens::{OperatorToken, Tokens};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -190,6 +191,11 @@ impl Caller {
         let error = format!("the token {:?} may change {scope}, and not {outside}", token.name);
         let what_to_do = "name families of its scope, or use a token with others (families in [admin] tokens)";
         Err(Refusal::new(StatusCode::FORBIDDEN, error, what_to_do).challenge(INSUFFICIENT))
+    }
+
+    /// Refuses a purge that its scope does not cover.
+    pub fn check_purge(&self, purge: &Purge, live: &Live) -> Result<(), Refusal> {
+        self.check_scope(|token| purge.outside(live, token))
     }
 
     /// Refuses to change this family, or this level, or to show its bodies, if its scope does not cover it.

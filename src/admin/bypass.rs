@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::purge::resolve;
+use super::named::resolve;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
 use super::state::{AdminState, Answer, At, Shared};

@@ -21,7 +21,8 @@ use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::invalidate::InvalidateAnswer;
-use super::purge::{self, find_instance};
+use super::named::{find_instance, resolve};
+use super::purge;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{Success, shown_tag};
 use super::state::{Answer, At, Shared};
@@ -274,7 +275,7 @@ struct Filter {
 impl Filter {
     fn of(query: &EntriesQuery, live: &Live) -> Result<Filter, Refusal> {
         if let Some(family) = query.family.as_deref().filter(|family| ![NO_FAMILY, FORMER].contains(family)) {
-            purge::resolve(live, family)?;
+            resolve(live, family)?;
         }
         let instance = query.instance.as_deref().map(|text| {
             let (name, value) = text

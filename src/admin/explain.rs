@@ -1,10 +1,13 @@
 //! `GET /cache/explain`: what is stored for a request now, and the decision on it. Neither memory nor the store is changed, and upstream
 //! is not asked.
 
+#![allow(unused_qualifications, reason = "utoipa writes one for each IntoParams")]
+
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{FromRequestParts, Query, State};
+use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Uri};
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -15,9 +18,6 @@ use crate::http::headers;
 use crate::proxy::explain::{Explainer, StoredExplanation};
 use crate::running::Running;
 
-/// Parameters in the order they came; `header` may come several times.
-type Parameters = Query<Vec<(String, String)>>;
-
 /// Its routes.
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default().routes(routes!(explain))
@@ -25,41 +25,50 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// What is stored for ?url=… (&method=…&header=Name:%20value…), and the decision on the request
 #[utoipa::path(get, path = "/cache/explain", tag = "entries",
-    params(
-        ("url" = String, Query, description = "a URL as clients send it, or a path", example = "/users/7"),
-        ("method" = Option<String>, Query, description = "`GET` if it is not given"),
-        ("header" = Option<Vec<String>>, Query, description = "a field of the request, `Name: value`; as often as needed"),
-    ),
+    params(ExplainQuery),
     responses(
         (status = 200, body = Success<StoredExplanation>),
         (status = 400, description = "the parameters are no request", body = ErrorBody),
     ))]
-pub async fn explain(
-    State(state): At,
-    parameters: Result<Parameters, QueryRejection>,
-) -> Answer<StoredExplanation> {
-    let Query(parameters) = parameters.map_err(|rejection| malformed(rejection.body_text()))?;
-    let query = ExplainQuery::read(parameters)?;
+pub async fn explain(State(state): At, query: ExplainQuery) -> Answer<StoredExplanation> {
     let explainer = query.explainer(state.running())?;
     Ok(Json(Success::of(explainer.stored_now(&state.running().cache).await)))
 }
 
 /// The request to explain.
-#[derive(Debug)]
-pub(super) struct ExplainQuery {
-    method: Method,
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ExplainQuery {
+    /// a URL as clients send it, or a path
+    #[param(value_type = String, example = "/users/7")]
     url: Uri,
+    /// `GET` if it is not given
+    #[param(value_type = Option<String>)]
+    method: Method,
+    /// a field of the request, `Name: value`; as often as needed
+    #[param(rename = "header", value_type = Option<Vec<String>>)]
     fields: HeaderMap,
 }
 
-pub(super) fn malformed(error: impl Into<String>) -> Refusal {
+impl<S: Send + Sync> FromRequestParts<S> for ExplainQuery {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<ExplainQuery, Refusal> {
+        // In the order they came; `header` may come several times.
+        let parameters = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let Query(parameters) = parameters.map_err(|rejection| malformed(rejection.body_text()))?;
+        ExplainQuery::read(parameters)
+    }
+}
+
+fn malformed(error: impl Into<String>) -> Refusal {
     let what_to_do = "give url=/users/7, with &method=GET and as many &header=Accept-Language:%20de as needed; \
                       percent-encode the values";
     Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do)
 }
 
 impl ExplainQuery {
-    pub fn read(parameters: Vec<(String, String)>) -> Result<ExplainQuery, Refusal> {
+    fn read(parameters: Vec<(String, String)>) -> Result<ExplainQuery, Refusal> {
         let (mut method, mut url, mut fields) = (None, None, HeaderMap::new());
         for (name, value) in parameters {
             match name.as_str() {

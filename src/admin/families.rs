@@ -45,7 +45,7 @@ pub async fn families(State(state): At) -> Json<Success<Families>> {
         families: definitions.map(|(definition, id)| report(definition, id)).collect(),
         without_family: activity(None),
         complete: counts.is_some_and(|counts| counts.keys.complete),
-        swept: Swept::of(&state, counts),
+        swept: Swept::of(state.running(), counts),
     }))
 }
 /// All families, in the order of the rules file.

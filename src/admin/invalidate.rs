@@ -13,15 +13,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::purge::{find_instance, resolve};
+use super::named::{find_instance, resolve};
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{Success, shown_tag};
 use super::state::{At, Shared};
 use crate::marks::Tag;
-use crate::purge::deploys::DeployKey;
 use crate::purge::{self, Purge, PurgeFault, PurgeMode, Purged};
 use crate::rules::LeftOut;
 use crate::running::{Live, Running};
+use crate::upkeep::deploys::DeployKey;
 use crate::upkeep::names::FamilyOwners;
 
 /// Most names of each kind in a request.
@@ -157,19 +157,19 @@ pub async fn invalidate(
         let what_to_do = "send a list in families, instances, tags, groups, urls, prefixes or globs; {\"families\":[\"*\"]} is everything";
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "nothing is named", what_to_do));
     }
-    check_scope(&purge, &live, &caller)?;
+    caller.check_purge(&purge, &live)?;
     purge.deploy.clone_from(&request.deploy);
     let deploy = request.deploy.as_deref().filter(|_| !request.dry_run);
     let key = deploy.map(|deploy| DeployKey::new(deploy, &json!(request).to_string()));
     if let Some(key) = &key
-        && let Some(mut receipt) = running.deploys.receipt(&running.cache, key).await
+        && let Some(mut receipt) = running.deploys.receipt(running.cache.store_handle(), key).await
     {
         receipt["repeated"] = json!(true);
         return Ok(Json(Success::of(json!({ "receipt": receipt }))).into_response());
     }
     purge.resolve(running, request.dry_run).await?;
     // The paths that patterns have found.
-    check_scope(&purge, &live, &caller)?;
+    caller.check_purge(&purge, &live)?;
     let purged = match request.dry_run {
         true => purge.preview(&live),
         false => purge.carry_out(running, &caller.operator()).await,
@@ -178,14 +178,9 @@ pub async fn invalidate(
     let receipt = Receipt { deploy: request.deploy.clone(), ..Receipt::of(purged, request.dry_run) };
     // A deployment that has not purged everything it named is to be carried out again.
     if let Some(key) = key.filter(|_| status == StatusCode::OK) {
-        running.deploys.remember(&running.cache, key, &json!(receipt)).await;
+        running.deploys.remember(running.cache.store_handle(), key, &json!(receipt)).await;
     }
     Ok((status, Json(Success::of(InvalidateAnswer { receipt }))).into_response())
-}
-
-/// Refuses a purge that the scope of the caller's token does not cover.
-pub fn check_scope(purge: &Purge, live: &Live, caller: &Caller) -> Result<(), Refusal> {
-    caller.check_scope(|token| purge.outside(live, token))
 }
 
 /// The content of a request; none at all counts as `{}`.

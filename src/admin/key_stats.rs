@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::report::{self, KeyStatsReport};
-use super::state::AdminState;
 use crate::running::{Live, Running};
 use crate::store::sweep::Dated;
 use crate::store::{KeyCounts, StoreError};
@@ -73,10 +72,10 @@ pub(super) struct Swept {
 }
 
 impl Swept {
-    pub(super) fn of(state: &AdminState, counts: Option<&CountedKeys>) -> Swept {
+    pub(super) fn of(running: &Running, counts: Option<&CountedKeys>) -> Swept {
         let key_stats = counts.and_then(|counts| counts.swept.as_ref()).map(KeyStatsReport::from);
         let counted_seconds_ago = counts.map(|counts| counts.age().as_secs());
-        Swept { sweeper: state.running().cache.sweeping().word(), key_stats, counted_seconds_ago }
+        Swept { sweeper: running.cache.sweeping().word(), key_stats, counted_seconds_ago }
     }
 }
 /// The latest count; none at first.

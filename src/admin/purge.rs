@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::invalidate;
+use super::named::{find_instance, resolve, unknown_instance};
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
 use super::state::{AdminState, At, Shared};
@@ -23,7 +23,7 @@ use crate::marks::Tag;
 use crate::purge::{Purge, Purged};
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::{InstanceEverywhere, LeftOut};
-use crate::running::{Live, Running};
+use crate::running::Running;
 use crate::upkeep::names::FamilyOwners;
 
 /// Its routes.
@@ -63,7 +63,7 @@ async fn answer(
 
 /// Carries out a purge of tags for a caller who may do that.
 pub(super) async fn carry_out(running: &Running, caller: &Caller, mut purge: Purge) -> Result<Purged, Refusal> {
-    invalidate::check_scope(&purge, &running.live(), caller)?;
+    caller.check_purge(&purge, &running.live())?;
     purge.resolve(running, false).await?;
     Ok(purge.carry_out(running, &caller.operator()).await)
 }
@@ -203,20 +203,6 @@ async fn everywhere(
     answer(state, caller, purge, message, Some(found.families)).await
 }
 
-/// This instance of all families that have it.
-pub(super) fn find_instance(live: &Live, name: &str, value: &str) -> Result<InstanceEverywhere, Refusal> {
-    let found = live.rules.instance_everywhere(name, value, live.redaction.secret.as_ref());
-    found.map_err(|have| unknown_instance(name, &have))
-}
-
-/// `have`: the names that may have been meant, or all that there are.
-fn unknown_instance(name: &str, have: &[String]) -> Refusal {
-    let what_to_do = match have {
-        [] => "no family has instances: POST /cache/clear/{family} purges all of a family".to_owned(),
-        have => format!("there are {}", have.join(", ")),
-    };
-    Refusal::new(StatusCode::NOT_FOUND, format!("no family has an instance {name:?}"), what_to_do)
-}
 /// Invalidates all responses that name this group (Cache-Groups, Surrogate-Key, …)
 ///
 /// Under any host and in any field. Without a store, a group that no stored response names is an error. It is invalidated all the
@@ -276,32 +262,6 @@ fn reference(family: &str, instance: &str) -> String {
     format!("{family}:{value}")
 }
 
-pub(super) fn resolve(live: &Live, reference: &str) -> Result<Vec<Tag>, Refusal> {
-    live.rules.resolve(reference, live.redaction.secret.as_ref()).map_err(|unknown| {
-        let families: Vec<&str> = live.rules.families().iter().map(|family| family.name.as_str()).collect();
-        match unknown.instance {
-            Some((message, remedy)) => Refusal::new(StatusCode::NOT_FOUND, message, remedy),
-            None => unknown_family(reference, &unknown.nearest, &families),
-        }
-    })
-}
-
-/// `nearest`: names that may have been meant. `families`: all that there are.
-fn unknown_family(reference: &str, nearest: &[String], families: &[&str]) -> Refusal {
-    let family = families.iter().find(|name| reference.strip_prefix(**name).is_some_and(|it| it.starts_with(':')));
-    let what_to_do = match (family, nearest) {
-        (Some(family), _) => {
-            format!("{family:?} has no such instances: POST /cache/clear/{family} purges all of it")
-        }
-        (None, []) if families.is_empty() => {
-            "there are no families: POST /cache/clear purges everything".to_owned()
-        }
-        (None, []) => format!("there are {}", families.join(", ")),
-        (None, nearest) => format!("did you mean {}?", nearest.join(" or ")),
-    };
-    Refusal::new(StatusCode::NOT_FOUND, format!("unknown family {reference:?}"), what_to_do)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
@@ -327,26 +287,5 @@ mod tests {
         assert_eq!(body, json!({ "success": true, "message": "Purged a", "delivered": true }));
         let (status, body) = read(purged("Purged a".to_owned(), None, Vec::new(), false).into_response()).await;
         assert_eq!((status, &body["delivered"]), (StatusCode::ACCEPTED, &json!(false)));
-    }
-
-    #[tokio::test]
-    async fn an_unknown_family_is_answered_with_what_there_is() {
-        let rows: [(&str, &[&str], &[&str], &str); 4] = [
-            ("user_lst", &["user_list"], &["user_list"], "did you mean user_list?"),
-            ("x", &[], &["user_list", "booking"], "there are user_list, booking"),
-            ("x", &[], &[], "there are no families: POST /cache/clear purges everything"),
-            (
-                "user_list:7",
-                &["user_list"],
-                &["user_list"],
-                "\"user_list\" has no such instances: POST /cache/clear/user_list purges all of it",
-            ),
-        ];
-        for (reference, nearest, families, remedy) in rows {
-            let nearest: Vec<String> = nearest.iter().map(|&name| name.to_owned()).collect();
-            let refusal = unknown_family(reference, &nearest, families);
-            let (status, body) = read(refusal.into_response()).await;
-            assert_eq!((status, &body["what_to_do"]), (StatusCode::NOT_FOUND, &json!(remedy)));
-        }
     }
 }

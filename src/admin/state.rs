@@ -10,6 +10,7 @@ use super::key_stats::{CountedKeys, KeyStatsCache};
 use super::refusal::Refusal;
 use super::report::{CacheInfo, Connections, Performance, Process, Success, Tier};
 use super::routes::Routes;
+use super::walk::LastWalk;
 use crate::cache::StoreState;
 use crate::running::Running;
 use crate::store;
@@ -28,6 +29,7 @@ pub struct AdminState {
     /// The OpenAPI document as JSON, for an admin with and without tokens.
     descriptions: [String; 2],
     key_stats: KeyStatsCache,
+    last_walk: LastWalk,
     /// Highest seen use of L1, bytes.
     peak: AtomicU64,
 }
@@ -35,7 +37,14 @@ pub struct AdminState {
 impl AdminState {
     /// The state for this Larder.
     pub fn new(running: Arc<Running>, routes: Arc<Routes>, descriptions: [String; 2]) -> AdminState {
-        AdminState { running, routes, descriptions, key_stats: KeyStatsCache::default(), peak: AtomicU64::new(0) }
+        AdminState {
+            running,
+            routes,
+            descriptions,
+            key_stats: KeyStatsCache::default(),
+            last_walk: LastWalk::default(),
+            peak: AtomicU64::new(0),
+        }
     }
 
     /// The running Larder.
@@ -46,6 +55,11 @@ impl AdminState {
     /// What routes there are.
     pub fn routes(&self) -> &Routes {
         &self.routes
+    }
+
+    /// The last walk over memory.
+    pub fn last_walk(&self) -> &LastWalk {
+        &self.last_walk
     }
 
     /// The OpenAPI document, as JSON.

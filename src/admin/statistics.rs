@@ -87,7 +87,7 @@ pub async fn stats(State(state): At) -> Answer<Stats> {
         complete: counts.keys.complete,
         writes_unmatched: running.unmatched.known(),
         upstream: UpstreamReport { last_failure: running.upstream.last_failure() },
-        swept: Swept::of(&state, Some(&counts)),
+        swept: Swept::of(state.running(), Some(&counts)),
     })))
 }
 

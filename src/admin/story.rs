@@ -3,14 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::explain::{ExplainQuery, malformed};
+use super::explain::ExplainQuery;
 use super::refusal::ErrorBody;
 use super::report::Success;
 use super::state::{Answer, At, Shared};
@@ -74,21 +73,12 @@ enum StoryContent {
 
 /// What happened to the entry of a URL: stored, served, invalidated by which request, fetched again, changed or identical
 #[utoipa::path(get, path = "/cache/story", tag = "entries",
-    params(
-        ("url" = String, Query, description = "a URL as clients send it, or a path", example = "/users/7"),
-        ("method" = Option<String>, Query, description = "`GET` if it is not given"),
-        ("header" = Option<Vec<String>>, Query, description = "a field of the request, `Name: value`; as often as needed"),
-    ),
+    params(ExplainQuery),
     responses(
         (status = 200, body = Success<StoryReport>),
         (status = 400, description = "the parameters are no request", body = ErrorBody),
     ))]
-pub async fn story(
-    State(state): At,
-    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
-) -> Answer<StoryReport> {
-    let Query(parameters) = parameters.map_err(|rejection| malformed(rejection.body_text()))?;
-    let query = ExplainQuery::read(parameters)?;
+pub async fn story(State(state): At, query: ExplainQuery) -> Answer<StoryReport> {
     let (running, url) = (state.running(), query.url());
     let explainer = query.explainer(running)?;
     let stored = running.stories.of(explainer.primary_key());

@@ -113,18 +113,7 @@ async fn post_content(running: &Arc<Running>, target: &str, content: &'static st
 /// Stores responses for `/users/0`, `/users/1` and so on in memory.
 fn store_users(running: &Running, count: u32) {
     let memory = running.cache.memory();
-    let freshness = Freshness {
-        request_time: SystemTime::now(),
-        response_time: SystemTime::now(),
-        initial_age: Duration::ZERO,
-        lifetime: Duration::from_secs(60),
-        source: LifetimeSource::MaxAge,
-        always_validate: false,
-        never_stale: false,
-        stale_while_revalidate: Duration::ZERO,
-        stale_if_error: Duration::ZERO,
-        stale_if_unreachable: Duration::ZERO,
-    };
+    let freshness = Freshness::with_lifetime(Duration::from_secs(60), LifetimeSource::MaxAge, SystemTime::now());
     for user in 0..count {
         let path = format!("/users/{user}");
         let entry = Entry {
@@ -133,7 +122,7 @@ fn store_users(running: &Running, count: u32) {
             tags: [Tag::root(), Tag::uri(&path)].into(),
             content: Content::Response(entry::Response {
                 status: StatusCode::OK,
-                headers: http::HeaderMap::new(),
+                headers: http::HeaderMap::new().into(),
                 said: None,
                 body: Bytes::new(),
                 freshness,

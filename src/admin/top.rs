@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
 use super::state::{Answer, At, Shared};
+use super::walk::{StoredUrl, WalkedEntries};
 use crate::metrics::NO_FAMILY;
 use crate::monitor;
 use crate::running::Running;
@@ -23,7 +24,6 @@ use crate::upkeep::history::WINDOWS;
 use crate::upkeep::invalidation_log;
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::space_saving::SpaceSaving;
-use crate::upkeep::top::{StoredUrl, WalkedEntries};
 
 /// Most items of a list.
 const MOST: usize = 100;
@@ -156,13 +156,12 @@ pub async fn top(State(state): At, query: Result<Query<TopQuery>, QueryRejection
 
 /// The hottest and largest entries in memory, as of some seconds ago at most.
 async fn walked(state: &Shared) -> Arc<WalkedEntries> {
-    if let Some(walked) = state.running().top.walked() {
+    if let Some(walked) = state.last_walk().get() {
         return walked;
     }
     let walking = Arc::clone(state);
     let walked = tokio::task::spawn_blocking(move || {
-        let running = walking.running();
-        running.top.note_walk(WalkedEntries::of(running.cache.memory(), MOST))
+        walking.last_walk().note(WalkedEntries::of(walking.running().cache.memory(), MOST))
     });
     walked.await.unwrap_or_default()
 }

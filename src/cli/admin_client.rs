@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
+use super::output::{self, USAGE};
 use crate::client::Client;
 use crate::config::{Config, HostPolicy, Overrides, ServerConfig};
 use crate::upstream::{RequestBody, Upstream};
@@ -48,6 +49,14 @@ impl AdminArguments {
     /// See [`AdminClient::new`], and the file cannot be read.
     pub(super) fn client(&self) -> Result<AdminClient, String> {
         AdminClient::new(&self.admin, self.token.token()?)
+    }
+
+    /// Runs a command with a client for this admin, and returns its exit code.
+    pub(super) fn run(&self, command: impl AsyncFnOnce(&AdminClient) -> Result<u8, String>) -> u8 {
+        match self.client() {
+            Ok(client) => output::run(command(&client)),
+            Err(error) => output::complain(error, USAGE),
+        }
     }
 }
 

@@ -26,15 +26,11 @@ pub(super) struct BypassArguments {
 }
 
 pub(super) fn bypass(arguments: &BypassArguments) -> u8 {
-    let client = match arguments.admin.client() {
-        Ok(client) => client,
-        Err(error) => return output::complain(error, USAGE),
-    };
     if arguments.family.is_some() && arguments.duration.is_none() && !arguments.off {
         return output::complain("say for how long: --for 10m, or --off to cache the family again", USAGE);
     }
     let of_family = |family: &String| format!("/cache/bypass/{}", encoded(family));
-    output::run(async {
+    arguments.admin.run(async |client| {
         let answer = match &arguments.family {
             None => client.get("/cache/bypass").await?,
             Some(family) if arguments.off => {

@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::admin_client::{AdminArguments, RequestContent, encoded, with_query};
-use super::output::{self, USAGE, bytes, say, seconds, text};
+use super::output::{self, bytes, say, seconds, text};
 
 #[derive(Debug, Args)]
 pub(super) struct EntriesArguments {
@@ -43,13 +43,9 @@ pub(super) struct EntriesArguments {
 const PAGE: usize = 500;
 
 pub(super) fn entries(arguments: &EntriesArguments) -> u8 {
-    let client = match arguments.admin.client() {
-        Ok(client) => client,
-        Err(error) => return output::complain(error, USAGE),
-    };
-    output::run(async {
+    arguments.admin.run(async |client| {
         let Some(key) = &arguments.key else {
-            let (entries, note) = list(arguments, &client).await?;
+            let (entries, note) = list(arguments, client).await?;
             print(arguments, &entries, note);
             return Ok(0);
         };

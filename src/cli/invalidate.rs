@@ -103,11 +103,7 @@ fn send(arguments: &PurgeArguments, mode: &str, deploy: Option<&str>) -> u8 {
     if let Some(deploy) = deploy {
         content["deploy"] = json!(deploy);
     }
-    let client = match arguments.admin.client() {
-        Ok(client) => client,
-        Err(error) => return output::complain(error, USAGE),
-    };
-    output::run(async {
+    arguments.admin.run(async |client| {
         let answer = client.call(&Method::POST, "/cache/invalidate", RequestContent::Json(content)).await?;
         let receipt = &answer["receipt"];
         say(&if arguments.json { format!("{answer:#}") } else { report(receipt) });

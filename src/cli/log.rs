@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::admin_client::{AdminArguments, AdminClient, with_query};
-use super::output::{self, USAGE, say, text};
+use super::output::{self, say, text};
 
 #[derive(Debug, Args)]
 pub(super) struct LogArguments {
@@ -37,12 +37,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAGE: u32 = 500;
 
 pub(super) fn log(arguments: &LogArguments) -> u8 {
-    let client = match arguments.admin.client() {
-        Ok(client) => client,
-        Err(error) => return output::complain(error, USAGE),
-    };
-    output::run(async {
-        let first = page(arguments, &client, arguments.limit).await?;
+    arguments.admin.run(async |client| {
+        let first = page(arguments, client, arguments.limit).await?;
         if first.is_empty() && !arguments.follow && !arguments.json {
             say("There have been no such invalidations.");
         }
@@ -50,7 +46,7 @@ pub(super) fn log(arguments: &LogArguments) -> u8 {
         let mut is_read = print(arguments, &first, &mut known);
         while is_read && arguments.follow {
             tokio::time::sleep(PAUSE).await;
-            is_read = print(arguments, &page(arguments, &client, PAGE).await?, &mut known);
+            is_read = print(arguments, &page(arguments, client, PAGE).await?, &mut known);
         }
         Ok(0)
     })

@@ -32,11 +32,7 @@ pub(super) struct DiffArguments {
 }
 
 pub(super) fn reload(arguments: &ReloadArguments) -> u8 {
-    let client = match arguments.admin.client() {
-        Ok(client) => client,
-        Err(error) => return output::complain(error, USAGE),
-    };
-    output::run(async {
+    arguments.admin.run(async |client| {
         let answer = client.call(&Method::POST, "/rules/reload", RequestContent::None).await?;
         if arguments.json {
             say(&format!("{answer:#}"));
@@ -52,15 +48,11 @@ pub(super) fn reload(arguments: &ReloadArguments) -> u8 {
 }
 
 pub(super) fn diff(arguments: &DiffArguments) -> u8 {
-    let client = match arguments.admin.client() {
-        Ok(client) => client,
-        Err(error) => return output::complain(error, USAGE),
-    };
     let content = match config::read(&arguments.file) {
         Ok(content) => content,
         Err(error) => return output::complain(error, USAGE),
     };
-    output::run(async {
+    arguments.admin.run(async |client| {
         let diff = client.call(&Method::POST, "/rules/diff", RequestContent::Toml(content)).await?;
         say(&if arguments.json { format!("{diff:#}") } else { report(&diff) });
         Ok(if diff["unchanged"] == true { 0 } else { FAILED })

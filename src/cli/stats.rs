@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::admin_client::{AdminArguments, AdminClient};
-use super::output::{self, USAGE, bytes, percent, say, text};
+use super::output::{self, bytes, percent, say, text};
 
 #[derive(Debug, Args)]
 pub(super) struct StatsArguments {
@@ -19,15 +19,11 @@ pub(super) struct StatsArguments {
 }
 
 pub(super) fn stats(arguments: &StatsArguments) -> u8 {
-    let client = match arguments.admin.client() {
-        Ok(client) => client,
-        Err(error) => return output::complain(error, USAGE),
-    };
-    output::run(async {
+    arguments.admin.run(async |client| {
         let stats = client.get("/cache/stats").await?;
         match arguments.json {
             true => say(&format!("{stats:#}")),
-            false => say(&overview(&stats, &alerts(&client).await?, &arguments.window)),
+            false => say(&overview(&stats, &alerts(client).await?, &arguments.window)),
         };
         Ok(0)
     })

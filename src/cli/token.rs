@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use super::TokenArguments;
 use crate::config::Role;
-use crate::tokens::digest;
+use crate::config::token::digest;
 
 /// Longest token that is read, bytes.
 const LONGEST: u64 = 4096;

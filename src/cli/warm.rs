@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::WarmArguments;
 use super::admin_client::{AdminClient, RequestContent, encoded};
-use super::output::{self, USAGE, say, text};
+use super::output::{say, text};
 
 /// How often the progress is asked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -19,10 +19,7 @@ const LINES: u32 = 25;
 
 /// Returns the exit code: 0 if all is well, 1 if Larder refuses or something was not warmed, 2 for a faulty argument.
 pub(super) fn warm(arguments: &WarmArguments) -> u8 {
-    match arguments.admin.client() {
-        Ok(client) => output::run(ask(arguments, &client)),
-        Err(error) => output::complain(error, USAGE),
-    }
+    arguments.admin.run(async |client| ask(arguments, client).await)
 }
 
 async fn ask(arguments: &WarmArguments, client: &AdminClient) -> Result<u8, String> {

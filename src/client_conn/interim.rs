@@ -41,16 +41,12 @@ pub struct InterimSender {
 }
 
 impl InterimQueue {
-    /// Runs `respond` for the next request of the connection. Returns its response when all interim responses have been
-    /// written. To be polled by the task that drives the connection.
-    pub async fn respond<T, F: Future<Output = T>>(
-        self: &Arc<InterimQueue>,
-        respond: impl FnOnce(InterimSender) -> F,
-    ) -> T {
-        let mut responding = std::pin::pin!(respond(self.begin()));
+    /// Waits for the response to the current request, and until all interim responses have been written. To be polled by the
+    /// task that drives the connection.
+    pub async fn finish<T>(&self, responding: impl Future<Output = T>) -> T {
+        let mut responding = std::pin::pin!(responding);
         let response = std::future::poll_fn(|cx| {
             let polled = responding.as_mut().poll(cx);
-            // A hit is ready at the first poll and needs no waker.
             if polled.is_pending() {
                 self.register(cx);
             }
@@ -61,11 +57,20 @@ impl InterimQueue {
         response
     }
 
-    fn begin(self: &Arc<InterimQueue>) -> InterimSender {
+    /// The next request of the connection begins. Its response is announced by [`InterimQueue::finish`] or
+    /// [`InterimQueue::end`].
+    pub fn begin(self: &Arc<InterimQueue>) -> InterimSender {
         let mut state = self.lock();
         state.request += 1;
         state.is_open = true;
         InterimSender { queue: Arc::clone(self), request: state.request }
+    }
+
+    /// The current request has its response, without having waited for it. Interim responses that came meanwhile are dropped.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.is_open = false;
+        state.queue.clear();
     }
 
     fn register(&self, cx: &Context<'_>) {
@@ -164,17 +169,26 @@ mod tests {
     #[tokio::test]
     async fn interim_responses_to_an_answered_request_are_dropped() {
         let queue = Arc::new(InterimQueue::default());
-        let first = queue.respond(|interim| async { interim }).await;
+        let first = queue.begin();
+        queue.finish(async {}).await;
         first.send(StatusCode::EARLY_HINTS, &hints());
         assert_eq!(queue.take(), None);
-        queue.respond(|_second| async { first.send(StatusCode::PROCESSING, &hints()) }).await;
+        let second = queue.begin();
+        queue.finish(async { first.send(StatusCode::PROCESSING, &hints()) }).await;
+        assert_eq!(queue.take(), None);
+        second.send(StatusCode::PROCESSING, &hints());
+        let third = queue.begin();
+        third.send(StatusCode::PROCESSING, &hints());
+        queue.end();
+        third.send(StatusCode::PROCESSING, &hints());
         assert_eq!(queue.take(), None);
     }
 
     #[tokio::test]
     async fn the_final_response_waits_until_all_interim_responses_are_written() {
         let queue = Arc::new(InterimQueue::default());
-        let responding = queue.respond(|interim| async move { interim.send(StatusCode::EARLY_HINTS, &hints()) });
+        let interim = queue.begin();
+        let responding = queue.finish(async move { interim.send(StatusCode::EARLY_HINTS, &hints()) });
         let mut responding = std::pin::pin!(responding);
         let mut poll = || {
             let mut cx = Context::from_waker(Waker::noop());
@@ -190,13 +204,14 @@ mod tests {
     #[tokio::test]
     async fn the_queue_of_interim_responses_is_bounded() {
         let queue = Arc::new(InterimQueue::default());
-        let filled = async |interim: InterimSender| {
+        let interim = queue.begin();
+        let filled = async {
             for _ in 0..10_000 {
                 interim.send(StatusCode::PROCESSING, &hints());
             }
             queue.take().unwrap_or_default().len()
         };
-        let responding = queue.respond(filled);
+        let responding = queue.finish(filled);
         tokio::pin!(responding);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(responding.as_mut().poll(&mut cx).is_pending());

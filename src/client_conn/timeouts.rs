@@ -1,16 +1,19 @@
 //! Timeouts of a client's connection that hyper does not have. A client that stops reading would hold its place among the
 //! requests to upstream for ever, and a few such clients would block upstream for all. hyper's timeout for a request head
-//! runs only once the protocol is known, so a client that sends nothing needs another one.
+//! runs only once the protocol is known, so a client that sends nothing needs another one; and it makes a timer for each
+//! request, where one for the connection does.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::ClientConn;
 use crate::hooked_stream::{Output, StreamHooks};
 
 /// The first bytes of every HTTP/2 connection (RFC 9113 §3.4) and of no other.
@@ -22,7 +25,33 @@ pub(crate) struct ClientTimeouts {
     /// Runs while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,
     opening: Option<Opening>,
+    heads: Option<HeadTimeout>,
     http2: Http2,
+}
+
+/// The longest time until the head of the next HTTP/1 request is complete.
+struct HeadTimeout {
+    conn: Arc<ClientConn>,
+    timeout: Duration,
+    /// Runs from the opening of the connection on, once the protocol is HTTP/1. It is not reset with each request: when it has
+    /// elapsed, it is reset to what the last request has made of the deadline.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl HeadTimeout {
+    /// Ready when the head has not come in time.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            let deadline = self.conn.idle_since().unwrap_or(now) + self.timeout;
+            if deadline <= now {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline.into());
+        }
+    }
 }
 
 /// The task beside an HTTP/2 connection.
@@ -65,7 +94,13 @@ impl ClientTimeouts {
     /// `write`: longest time without progress of a write. `opening`: longest time until the protocol is known.
     pub(crate) fn new(write: Duration, opening: Duration) -> ClientTimeouts {
         let opening = Some(Opening { seen: 0, deadline: Box::pin(tokio::time::sleep(opening)) });
-        ClientTimeouts { write, deadline: None, opening, http2: Http2::None }
+        ClientTimeouts { write, deadline: None, opening, heads: None, http2: Http2::None }
+    }
+
+    /// Fails a read if the head of an HTTP/1 request is not complete `timeout` after the last request.
+    pub(crate) fn with_heads_within(self, timeout: Duration, conn: &Arc<ClientConn>) -> ClientTimeouts {
+        let heads = HeadTimeout { conn: Arc::clone(conn), timeout, timer: None };
+        ClientTimeouts { heads: Some(heads), ..self }
     }
 
     /// Starts a task when the client turns out to speak HTTP/2. It is aborted when the connection is dropped.
@@ -77,7 +112,10 @@ impl ClientTimeouts {
     }
 
     fn end_opening(&mut self, is_http2: bool) {
-        self.opening = None;
+        let opening = self.opening.take();
+        if let Some(heads) = self.heads.as_mut().filter(|_| !is_http2) {
+            heads.timer = opening.map(|opening| opening.deadline);
+        }
         self.http2 = match std::mem::replace(&mut self.http2, Http2::None) {
             Http2::Awaited(start) if is_http2 => Http2::Running(start()),
             _ => Http2::None,
@@ -101,7 +139,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for ClientTimeouts {
     fn read(&mut self, stream: &mut S, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(stream).poll_read(cx, buffer);
-        let Some(opening) = &mut self.opening else { return read };
+        let Some(opening) = &mut self.opening else {
+            if read.is_pending()
+                && let Some(heads) = &mut self.heads
+            {
+                ready!(heads.poll(cx));
+                let error = io::Error::new(io::ErrorKind::TimedOut, "the client did not send a request in time");
+                return Poll::Ready(Err(error));
+            }
+            return read;
+        };
         if read.is_pending() {
             ready!(opening.deadline.as_mut().poll(cx));
             let error = io::Error::new(io::ErrorKind::TimedOut, "the client did not begin a request in time");

@@ -63,7 +63,7 @@ impl Default for AlertsConfig {
 /// `has_store`: whether Redis is configured.
 pub fn read(root: &mut Table<'_>, has_store: bool) -> AlertsConfig {
     let mut alerts = AlertsConfig::default();
-    let Some(mut table) = super::tables::section(root, "alerts") else { return alerts };
+    let Some(mut table) = super::fields::section(root, "alerts") else { return alerts };
     alerts.thresholds = FamilyThresholds::read(&mut table).or(&alerts.thresholds);
     let (memory, away) = (table.item("memory"), table.item("store_away"));
     for item in [&memory, &away].into_iter().flatten().filter(|_| !has_store) {

@@ -1,7 +1,7 @@
 //! `[purge]`: PURGE and BAN requests at the proxy, as users of Varnish send them.
 
 use super::AdminConfig;
-use super::tables::{passed, section};
+use super::fields::{passed, section};
 use crate::config::address;
 use crate::network::Network;
 use crate::rules::reader::{Item, Table};

@@ -29,7 +29,7 @@ static REFUSED: [HeaderName; 5] =
 
 /// `None` without the table.
 pub fn read(root: &mut Table<'_>) -> Option<TracesConfig> {
-    let mut table = super::tables::section(root, "traces")?;
+    let mut table = super::fields::section(root, "traces")?;
     let endpoint = table
         .required("endpoint", "add endpoint = \"http://127.0.0.1:4318/v1/traces\", or remove the table")
         .and_then(|item| endpoint(&item));

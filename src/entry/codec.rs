@@ -14,11 +14,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
 use super::compression::{compressed, decompressed};
+use super::fields::{MOST, StoredFields};
 use super::seal::{self, Seal};
 use super::{Content, Entry, Response, Variant, VaryIndex};
 use crate::http::freshness::Freshness;
@@ -288,9 +289,9 @@ impl Writer {
         list.for_each(|element| put(self, element));
     }
 
-    fn put_fields(&mut self, fields: &HeaderMap) {
+    fn put_fields(&mut self, fields: &StoredFields) {
         self.put(&fields.len());
-        for (name, value) in fields {
+        for (name, value) in fields.iter() {
             self.put(name.as_str());
             self.put(&value.len());
             self.0.extend_from_slice(value.as_bytes());
@@ -313,19 +314,18 @@ impl<'b> Reader<'b> {
     }
 
     /// Fields whose values are slices of `bytes`, which this reads.
-    fn fields(&mut self, bytes: &Bytes) -> Result<HeaderMap, DecodeFault> {
+    fn fields(&mut self, bytes: &Bytes) -> Result<StoredFields, DecodeFault> {
         let count: usize = self.take()?;
-        // Most take eight bytes at least.
-        let mut fields =
-            HeaderMap::try_with_capacity(count.min(self.0.len() / 8)).map_err(|_| DecodeFault::Garbled)?;
-        for _ in 0..count {
+        if count > MOST {
+            return Err(DecodeFault::Garbled);
+        }
+        let line = |_| {
             let (name, value) = self.take()?;
             let value =
                 HeaderValue::from_maybe_shared(bytes.slice_ref(value)).map_err(|_| DecodeFault::Garbled)?;
-            // A map holds at most 32768 fields.
-            fields.try_append(name_of(name)?, value).map_err(|_| DecodeFault::Garbled)?;
-        }
-        Ok(fields)
+            Ok((name_of(name)?, value))
+        };
+        (0..count).map(line).collect()
     }
 }
 
@@ -333,6 +333,7 @@ impl<'b> Reader<'b> {
 mod tests {
     use std::time::Duration;
 
+    use http::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;
@@ -360,8 +361,8 @@ mod tests {
             tags: vec![Tag::root(), Tag::uri("/")].into(),
             content: Content::Response(Response {
                 status: StatusCode::OK,
-                said: Some(Box::new(headers.clone())),
-                headers,
+                said: Some(Box::new(headers.clone().into())),
+                headers: headers.into(),
                 body: body.into(),
                 freshness: Freshness {
                     request_time: SystemTime::now(),
@@ -425,7 +426,7 @@ mod tests {
         let whole = encode(&entry(headers, b"0123456789".to_vec()));
         let decoded = decode(whole.clone()).unwrap();
         let response = decoded.response().unwrap();
-        for slice in [&response.body[..], response.headers["etag"].as_bytes()] {
+        for slice in [&response.body[..], response.headers.get(&http::header::ETAG).unwrap().as_bytes()] {
             assert!(whole.as_ptr_range().contains(&slice.as_ptr()));
         }
     }
@@ -456,11 +457,12 @@ mod tests {
         let mut stored = entry(HeaderMap::new(), vec![b'0'; ENCODING_MAX + 1]);
         assert_eq!(Entry::read(stored.write(Some(0)).into()), Err(DecodeFault::Garbled), "longer than any entry");
         let Content::Response(response) = &mut stored.content else { unreachable!() };
-        let bomb = compressed(&HeaderMap::new(), &response.body, 0).unwrap();
+        let bomb = compressed(&HeaderMap::new().into(), &response.body, 0).unwrap();
         response.body = b"0".repeat(100).into();
         let mut claims_less = stored.write(Some(10));
-        claims_less
-            .truncate(claims_less.len() - compressed(&HeaderMap::new(), &b"0".repeat(100), 10).unwrap().len());
+        claims_less.truncate(
+            claims_less.len() - compressed(&HeaderMap::new().into(), &b"0".repeat(100), 10).unwrap().len(),
+        );
         claims_less.extend_from_slice(&bomb);
         assert_eq!(Entry::read(claims_less.into()), Err(DecodeFault::Garbled), "longer than the head says");
     }

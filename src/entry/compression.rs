@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue};
 use zstd::bulk::{Compressor, Decompressor};
+
+use super::fields::StoredFields;
 
 /// The fastest level but the negative ones: JSON shrinks to a fifth or less, and higher levels save little more.
 const LEVEL: i32 = 1;
@@ -42,7 +44,7 @@ static PLAIN: [&str; 4] = ["audio/midi", "image/bmp", "image/svg+xml", "image/x-
 
 /// A body of more than `above` bytes, compressed. `None` if it is shorter, is compressed already, or does not become an eighth
 /// shorter.
-pub(super) fn compressed(fields: &HeaderMap, body: &[u8], above: usize) -> Option<Vec<u8>> {
+pub(super) fn compressed(fields: &StoredFields, body: &[u8], above: usize) -> Option<Vec<u8>> {
     if body.len() <= above || !is_compressible(fields) {
         return None;
     }
@@ -71,14 +73,14 @@ pub(super) fn decompressed(short: &[u8], length: usize) -> Option<Bytes> {
     (decoded? == length).then(|| body.into())
 }
 
-fn is_compressible(fields: &HeaderMap) -> bool {
-    let media_type = fields.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+fn is_compressible(fields: &StoredFields) -> bool {
+    let media_type = fields.get(&CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let media_type = media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     let is_below = |known: &str| match known.ends_with(['/', '.']) {
         true => media_type.get(..known.len()).is_some_and(|start| start.eq_ignore_ascii_case(known.as_bytes())),
         false => media_type.eq_ignore_ascii_case(known.as_bytes()),
     };
-    !fields.contains_key(CONTENT_ENCODING)
+    fields.get(&CONTENT_ENCODING).is_none()
         && (PLAIN.iter().any(|known| is_below(known)) || !COMPRESSED.iter().any(|known| is_below(known)))
 }
 
@@ -96,7 +98,7 @@ mod tests {
     #[test]
     fn long_text_is_compressed_and_comes_back() {
         let body = json(32 << 10);
-        let short = compressed(&fields(&[("content-type", "application/json")]), &body, 1024).unwrap();
+        let short = compressed(&fields(&[("content-type", "application/json")]).into(), &body, 1024).unwrap();
         assert!(short.len() < body.len() / 5, "{}", short.len());
         assert_eq!(decompressed(&short, body.len()).unwrap(), body);
     }
@@ -104,7 +106,8 @@ mod tests {
     #[test]
     fn what_is_short_or_compressed_already_or_does_not_shrink_stays_as_it_is() {
         let body = json(2048);
-        let is_compressed = |lines: &[(&str, &str)], body: &[u8]| compressed(&fields(lines), body, 1024).is_some();
+        let is_compressed =
+            |lines: &[(&str, &str)], body: &[u8]| compressed(&fields(lines).into(), body, 1024).is_some();
         assert!(is_compressed(&[], &body));
         assert!(!is_compressed(&[], &body[..1024]));
         assert!(!is_compressed(&[("content-encoding", "gzip")], &body));
@@ -121,7 +124,7 @@ mod tests {
     #[test]
     fn bytes_that_claim_another_length_are_refused() {
         let body = vec![0; 16 << 20];
-        let bomb = compressed(&HeaderMap::new(), &body, 1024).unwrap();
+        let bomb = compressed(&fields(&[]).into(), &body, 1024).unwrap();
         assert!(bomb.len() < 4096);
         for length in [0, 1, 4096, body.len() - 1, body.len() + 1] {
             assert_eq!(decompressed(&bomb, length), None, "{length}");

@@ -78,18 +78,13 @@ pub fn kept(
     if targeted::effective(answer).directives.no_store {
         return Err(Reason::NoStore);
     }
+    let lifetime = Duration::from_secs(ttl.as_secs());
     let freshness = Freshness {
         request_time,
-        response_time,
         initial_age: freshness::initial_age(answer, request_time, response_time),
-        lifetime: Duration::from_secs(ttl.as_secs()),
-        source: LifetimeSource::FamilyOverride,
-        always_validate: false,
         // Whatever failed since: a verdict whose time is over says nothing.
         never_stale: true,
-        stale_while_revalidate: Duration::ZERO,
-        stale_if_error: Duration::ZERO,
-        stale_if_unreachable: Duration::ZERO,
+        ..Freshness::with_lifetime(lifetime, LifetimeSource::FamilyOverride, response_time)
     };
     if freshness.age(response_time) < freshness.lifetime { Ok(freshness) } else { Err(Reason::StaleAtOnce) }
 }

@@ -221,6 +221,23 @@ const LONGEST_HEURISTIC: Duration = Duration::from_secs(24 * 60 * 60);
 const SHORTEST_KEEP: Duration = Duration::from_secs(1);
 
 impl Freshness {
+    /// With a lifetime and nothing else: requested and received at `now` with an age of 0, validated only when the lifetime ends, and
+    /// never served stale without the client's consent.
+    pub fn with_lifetime(lifetime: Duration, source: LifetimeSource, now: SystemTime) -> Freshness {
+        Freshness {
+            request_time: now,
+            response_time: now,
+            initial_age: Duration::ZERO,
+            lifetime,
+            source,
+            always_validate: false,
+            never_stale: false,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            stale_if_unreachable: Duration::ZERO,
+        }
+    }
+
     /// `current_age` (§4.2.3). A clock that was set back adds nothing.
     pub fn age(&self, now: SystemTime) -> Duration {
         let resident = now.duration_since(self.response_time).unwrap_or_default();

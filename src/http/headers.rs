@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HeaderName, HeaderValue, MAX_FORWARDS,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, StatusCode, Version};
 
@@ -134,6 +134,8 @@ pub struct FieldTraits {
     pub debug: bool,
     /// Has [`X_REQUEST_ID`].
     pub request_id: bool,
+    /// Has preconditions, `Range`, `Cache-Control` or `Pragma`, or names with `_` that may be such.
+    pub conditions: bool,
 }
 
 /// Scans the names of a request's fields once.
@@ -145,11 +147,19 @@ pub fn look(headers: &HeaderMap, credentials: &Credentials) -> FieldTraits {
         seen.credentials |= credentials.tell_callers(name);
         seen.debug |= *name == LARDER_DEBUG;
         seen.request_id |= *name == X_REQUEST_ID;
+        seen.conditions |= is_condition(name);
     }
     // With `-` for `_`, these names may be credentials or the debug field.
     seen.credentials |= seen.underscores;
     seen.debug |= seen.underscores;
+    seen.conditions |= seen.underscores;
     seen
+}
+
+/// Whether a field may say which stored responses answer a request, or how: a precondition (RFC 9110 §13.1), `Range`, `Cache-Control`
+/// or `Pragma`.
+fn is_condition(name: &HeaderName) -> bool {
+    matches!(name.as_str().as_bytes(), [b'i', b'f', b'-', ..] | b"range" | b"cache-control" | b"pragma")
 }
 
 /// Merges repeated equal `Content-Length` values into one (RFC 9110 §8.6). False if they are invalid or differ.
@@ -264,7 +274,7 @@ pub fn add_forwarded(headers: &mut HeaderMap, policy: ForwardedPolicy, client: I
         return;
     }
     // A dual-stack listener shows an IPv4 client as ::ffff:192.0.2.1.
-    let client = client.to_canonical().to_string();
+    let client = text_of_address(client.to_canonical());
     let tells_scheme = claims::tell_scheme(headers);
     append_member(headers, FORWARDED, &forwarded_element(&client, target));
     append_member(headers, X_FORWARDED_FOR, &client);
@@ -407,21 +417,37 @@ pub fn take_hop(headers: &mut HeaderMap) -> Hops {
 
 /// Adds a member to a list field and joins its lines, since many recipients read only one line.
 pub fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &str) {
-    let mut line = Vec::with_capacity(member.len());
-    for known in headers.get_all(&name) {
-        line.extend_from_slice(known.as_bytes());
-        line.extend_from_slice(b", ");
-    }
-    line.extend_from_slice(member.as_bytes());
-    if let Ok(line) = HeaderValue::from_bytes(&line) {
-        headers.insert(name, line);
+    match headers.entry(name) {
+        Entry::Vacant(field) => {
+            if let Ok(line) = HeaderValue::from_str(member) {
+                field.insert(line);
+            }
+        }
+        Entry::Occupied(mut field) => {
+            let known = field.iter().map(HeaderValue::as_bytes);
+            let lines: Vec<&[u8]> = known.chain([member.as_bytes()]).collect();
+            if let Ok(line) = HeaderValue::from_bytes(&lines.join(&b", "[..])) {
+                field.insert(line);
+            }
+        }
     }
 }
 
 fn set_if_missing(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let (false, Ok(value)) = (headers.contains_key(&name), HeaderValue::from_str(value)) {
-        headers.insert(name, value);
+    if let (Entry::Vacant(field), Ok(value)) = (headers.entry(name), HeaderValue::from_str(value)) {
+        field.insert(value);
     }
+}
+
+/// The text of an address. Without Rust's formatting, which would be a large part of what a request to upstream costs.
+fn text_of_address(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let (mut text, mut number) = (String::with_capacity("255.255.255.255".len()), itoa::Buffer::new());
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        text.push_str(if at == 0 { "" } else { "." });
+        text.push_str(number.format(octet));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -166,6 +166,13 @@ fn path_of(uri: &Uri) -> Result<&str, TargetFault> {
 /// §3.2, without user information). A percent-encoded host is rejected: it would be a second spelling, and no client
 /// sends one.
 pub(crate) fn normalise_authority(scheme: &str, authority: &str) -> Option<String> {
+    match is_normal_authority(scheme, authority.as_bytes()) {
+        true => Some(authority.to_owned()),
+        false => normalised_authority(scheme, authority),
+    }
+}
+
+fn normalised_authority(scheme: &str, authority: &str) -> Option<String> {
     let (host, port) = split_port(authority)?;
     let is_valid = match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']')?.parse::<Ipv6Addr>().is_ok(),
@@ -179,6 +186,20 @@ pub(crate) fn normalise_authority(scheme: &str, authority: &str) -> Option<Strin
         let _ = write!(normal, ":{port}");
     }
     Some(normal)
+}
+
+/// Whether a name or an IPv4 address, with or without a port, is its own normal form, as almost all are.
+fn is_normal_authority(scheme: &str, authority: &[u8]) -> bool {
+    let colon = memchr::memchr(b':', authority);
+    let host = &authority[..colon.unwrap_or(authority.len())];
+    let is_port_normal = colon.is_none_or(|colon| match &authority[colon + 1..] {
+        digits @ [b'1'..=b'9', ..] if digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) => {
+            let port = digits.iter().fold(0, |port, digit| port * 10 + u32::from(digit - b'0'));
+            port <= u32::from(u16::MAX) && port != u32::from(default_port(scheme))
+        }
+        _ => false,
+    });
+    is_port_normal && !host.is_empty() && host.iter().all(|byte| NORMAL_HOST[usize::from(*byte)])
 }
 
 /// RFC 3986 §3.2.3: an empty port means the default.
@@ -202,9 +223,20 @@ fn default_port(scheme: &str) -> u16 {
 }
 
 /// `unreserved / sub-delims` (RFC 3986 §3.2.2).
-fn is_host_byte(byte: u8) -> bool {
+const fn is_host_byte(byte: u8) -> bool {
     is_unreserved(byte) || is_sub_delimiter(byte)
 }
+
+/// Bytes of a host in lower case.
+const NORMAL_HOST: [bool; 256] = {
+    let mut normal = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        normal[byte] = is_host_byte(byte as u8) && !(byte as u8).is_ascii_uppercase();
+        byte += 1;
+    }
+    normal
+};
 
 pub(crate) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
@@ -246,7 +278,7 @@ pub fn normalise(path: &str) -> Cow<'_, str> {
 /// The path with its sub-delimiters, `:` and `@` decoded (RFC 3986 §3.3), since upstreams treat both spellings alike.
 /// Copies nothing if none is encoded.
 pub fn with_plain_delimiters(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') {
+    if memchr::memchr(b'%', path.as_bytes()).is_none() {
         return Cow::Borrowed(path);
     }
     let (mut plain, mut rest) = (String::with_capacity(path.len()), path);
@@ -494,6 +526,18 @@ mod tests {
         // The example of RFC 9112 §3.2.2.
         let target = target("http://www.example.org/pub/WWW/TheProject.html", &["other.example"]).unwrap();
         assert_eq!((target.host.as_str(), target.path.as_str()), ("www.example.org", "/pub/WWW/TheProject.html"));
+    }
+
+    proptest! {
+        #[test]
+        fn an_authority_in_normal_form_is_normalised_to_itself(
+            authority in "[a-cA-C0-1_.~%@\\[-]{0,3}(:[0-9+]{0,6})?(:8080|:80|:443)?",
+            scheme in prop_oneof![Just("http"), Just("https")],
+        ) {
+            if is_normal_authority(scheme, authority.as_bytes()) {
+                prop_assert_eq!(normalised_authority(scheme, &authority), Some(authority));
+            }
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl CacheRequest {
             bearer_fault = identity.fault_of(&bearer);
             bearer::normalise(&mut http.headers);
         }
-        let demands = Demands::of(&http.headers, directives);
+        let demands = if http.conditions { Demands::of(&http.headers, directives) } else { Demands::default() };
         let mut facts = RequestFacts { no_store: demands.no_store, ..RequestFacts::default() };
         if http.credentials {
             let key_spec = route.as_ref().map(|route| &route.family.key_spec);
@@ -415,7 +415,8 @@ impl CacheRequest {
     /// Whether the preconditions that only an origin evaluates hold for a stored response. They count only where the response would be
     /// a 2xx (RFC 9110 §13.2.1).
     pub fn is_met_by(&self, stored: &entry::Response) -> bool {
-        !stored.status.is_success() || validation::is_as_asked(&self.client_request.headers, &stored.headers)
+        !stored.status.is_success()
+            || validation::is_as_asked(&self.client_request.headers, &stored.headers.to_map(0))
     }
 
     /// Whether a stored response is for requests without credentials, and this one has some. RFC 9111 §3.5 restricts responses *to*
@@ -431,8 +432,21 @@ impl CacheRequest {
 
     /// Looks it up in the cache.
     pub async fn look_up(&self, cache: &Cache) -> Lookup {
-        let label = || self.label();
-        cache.lookup(self.cache_key(), &self.client_request.headers, label, || Arc::clone(self.tags())).await
+        match self.look_up_now(cache) {
+            Ok(lookup) => lookup,
+            Err(cache_key) => self.look_up_later(cache, cache_key).await,
+        }
+    }
+
+    /// The same, if it takes no waiting ([`Cache::lookup_now`]).
+    pub fn look_up_now(&self, cache: &Cache) -> Result<Lookup, CacheKey> {
+        cache.lookup_now(self.cache_key(), &self.client_request.headers, || Arc::clone(self.tags()))
+    }
+
+    /// The same where [`CacheRequest::look_up_now`] has found nothing.
+    pub async fn look_up_later(&self, cache: &Cache, cache_key: CacheKey) -> Lookup {
+        let (label, tags) = (|| self.label(), || Arc::clone(self.tags()));
+        cache.lookup_later(cache_key, &self.client_request.headers, label, tags).await
     }
 
     /// A response that counts for the family.

@@ -333,7 +333,7 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
         return Decision::Forward(MissReason::ManyInstances);
     }
     let is_soft_invalidated = matches!(lookup.found, Found::SoftInvalidated(_));
-    if validation::is_for_origin(&request.client_request.headers) {
+    if request.client_request.conditions && validation::is_for_origin(&request.client_request.headers) {
         // A stored response that is current and fresh is what upstream would send (RFC 9110 §13.1.1, §13.1.4).
         let is_met = |stored| request.is_answered_by(stored, now) && request.is_met_by(stored);
         if is_soft_invalidated || !stored.is_some_and(is_met) {
@@ -509,7 +509,7 @@ revalidate = "always"
     fn response(freshness: Freshness, values: Fields<'_>) -> entry::Response {
         entry::Response {
             status: StatusCode::OK,
-            headers: fields(values),
+            headers: fields(values).into(),
             said: None,
             body: Bytes::new(),
             freshness,
@@ -607,6 +607,7 @@ revalidate = "always"
         let request = CacheRequest::new(Arc::clone(&live), http, None);
         let body = Bytes::new();
         let (said, for_credentials, consumed) = (None, false, false);
+        let headers = headers.into();
         let response = entry::Response { status, headers, said, body, freshness, for_credentials, consumed };
         let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
         let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });

@@ -126,7 +126,8 @@ async fn lead(
     let fetch = permit.fetch();
     let (give, take) = oneshot::channel();
     let context = FetchContext::new(request, request.client_request.sharer(running), lookup, miss.stale.clone());
-    running.tasks.spawn(run(Arc::clone(running), context, permit, Some(give)));
+    // In a box: the future is large, and a task's future is copied several times.
+    running.tasks.spawn(Box::pin(run(Arc::clone(running), context, permit, Some(give))));
     let outcome = match slow::or_stale(running, request, miss, fetch.outcome()).await {
         Ok(outcome) => outcome,
         Err(stale) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{TE, TRAILER};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -31,56 +31,53 @@ use crate::upstream::RequestBody;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
+/// The response to a request, or what makes it.
+pub enum Handled {
+    /// It needed no waiting: a hit in memory, most likely. No future is made for it, which hyper would move several times.
+    Response(Response<Body>),
+    Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
+}
+
 /// Answers one request. Interim responses of upstream go to `interim`, which only a client of HTTP/1.1 has.
 pub fn handle(
     running: &Arc<Running>,
     request: Request<Incoming>,
     client: IpAddr,
     interim: Option<InterimSender>,
-) -> impl Future<Output = Response<Body>> + Send {
-    let start = Instant::now();
-    let live = running.live();
-    let Taken { work, request_id, telemetry, mut unlogged, watched, trailers, debug } =
-        take(running, &live, request, (client, start), interim);
-    async move {
+) -> Handled {
+    let (work, record) = take(running, request, (client, Instant::now()), interim);
+    let work = match work {
+        Work::Answered(answered) if record.debug.is_none() => {
+            return Handled::Response(record.response(running, answered));
+        }
+        work => work,
+    };
+    let running = Arc::clone(running);
+    Handled::Later(Box::pin(async move {
         let answered = match work {
-            Work::Read(request) => read::answer(running, request).await,
+            Work::Answered(answered) => answered,
+            Work::Unanswered(unanswered) => read::answer_later(&running, unanswered).await,
             Work::Other(work) => work.await,
-            Work::Refused(answered) => *answered,
         };
-        if let Some(trace) = telemetry.as_ref().and_then(|telemetry| telemetry.trace.as_ref()) {
-            end_trace(&live, trace, &request_id, &answered);
-        }
-        let told = debug.as_ref().map(|_| Told::from(&answered.outcome));
-        let unlogging = unlogged.as_deref_mut();
-        let mut response = record(running, &live, answered, &request_id, start, unlogging, watched.as_deref());
-        if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
-            // RFC 9110 §6.5.1: a client that did not say `TE: trailers` gets none.
-            response.headers_mut().remove(TRAILER);
-        }
-        if let Some((debug, told)) = debug.zip(told) {
-            Box::pin(debug.explain(running, &live, told, &mut response)).await;
-        }
-        match unlogged {
-            Some(unlogged) => unlogged.log(response, telemetry.as_ref()),
-            None => response,
-        }
-    }
+        record.explained_response(&running, answered).await
+    }))
 }
 
 /// What answers a request.
+#[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation for it")]
 enum Work {
+    /// It is answered, from memory or by Larder itself.
+    Answered(Answered),
     /// The cache, if it can.
-    Read(Box<CacheRequest>),
-    /// Upstream, most likely. In a box, so that the future of a hit is small.
+    Unanswered(Box<read::Unanswered>),
+    /// Upstream, most likely.
     Other(Pin<Box<dyn Future<Output = Answered> + Send>>),
-    /// Larder itself.
-    Refused(Box<Answered>),
 }
 
-/// A request that is admitted or refused, and what its record needs of it.
-struct Taken {
-    work: Work,
+/// What is recorded of a request with its response.
+struct Record {
+    live: Arc<Live>,
+    start: Instant,
     request_id: RequestId,
     telemetry: Option<Arc<Telemetry>>,
     unlogged: Option<Box<Unlogged>>,
@@ -92,14 +89,14 @@ struct Taken {
     debug: Option<Box<Debug>>,
 }
 
-/// Admits a request and chooses what answers it.
+/// Admits a request, and answers it from memory or chooses what answers it.
 fn take(
     running: &Arc<Running>,
-    live: &Arc<Live>,
     mut request: Request<Incoming>,
     (client, start): (IpAddr, Instant),
     interim: Option<InterimSender>,
-) -> Taken {
+) -> (Work, Record) {
+    let live = running.live();
     // One pass over the field names spares most requests a dozen lookups.
     let seen = headers::look(request.headers(), &live.credentials);
     let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
@@ -110,12 +107,19 @@ fn take(
     let (mut parts, body) = request.into_parts();
     let unlogged = Unlogged::of(running, &parts, &request_id, (client, start));
     let telemetry = Telemetry::of(running, &parts, unlogged.is_some());
+    let mut record = Record {
+        live: Arc::clone(&live),
+        start,
+        request_id: request_id.clone(),
+        telemetry: telemetry.clone(),
+        unlogged,
+        watched: None,
+        trailers: true,
+        debug: None,
+    };
     let target = match admit(running, &mut parts, has_hop_fields) {
         Ok(target) => target,
-        Err(refused) => {
-            let work = Work::Refused(refused);
-            return Taken { work, request_id, telemetry, unlogged, watched: None, trailers: true, debug: None };
-        }
+        Err(refused) => return (Work::Answered(*refused), record),
     };
     let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
     if has_hop_fields {
@@ -138,44 +142,50 @@ fn take(
         trailers,
         interim,
         credentials,
+        conditions: seen.conditions,
         underscored,
         connection,
-        request_id: request_id.clone(),
-        telemetry: telemetry.clone(),
+        request_id,
+        telemetry,
     };
-    let debug = token.map(|token| {
+    record.trailers = trailers;
+    record.debug = token.map(|token| {
         let (method, target, fields) = (http.method.clone(), http.target.clone(), http.headers.clone());
         Box::new(Debug { token, client: http.sharer(running), method, target, fields })
     });
     let is_watched = running.cache.log().events.is_watched();
-    let watched = is_watched.then(|| Box::new((http.method.clone(), http.target.path.clone())));
+    record.watched = is_watched.then(|| Box::new((http.method.clone(), http.target.path.clone())));
     let is_write = live.rules.is_write(&http.method, &http.target);
     let is_get = http.method == Method::GET || http.method == Method::HEAD;
     let is_for_cache = offer.is_none() && !is_write && is_get;
-    let bypass = if is_for_cache { bypass(live, &http) } else { None };
-    let work = if is_for_cache && bypass.is_none() && body.is_end_stream() {
-        Work::Read(Box::new(CacheRequest::new(Arc::clone(live), http, None)))
-    } else {
-        let (running, live) = (Arc::clone(running), Arc::clone(live));
-        Work::Other(Box::pin(async move {
-            if let Some(purge) = running.config.purge.as_ref().filter(|_| purging::is_meant(&http.method)) {
-                return purging::answer(&running, &live, purge, &http).await;
+    let bypass = if is_for_cache { bypass(&live, &http) } else { None };
+    let work =
+        if is_for_cache && bypass.is_none() && body.is_end_stream() {
+            match read::answer_now(running, Box::new(CacheRequest::new(live, http, None))) {
+                Ok(answered) => Work::Answered(answered),
+                Err(unanswered) => Work::Unanswered(unanswered),
             }
-            match bypass {
+        } else {
+            let running = Arc::clone(running);
+            // Each in a box of its own size: a future is copied into its box.
+            let purge = running.config.purge.as_ref().filter(|_| purging::is_meant(&http.method)).cloned();
+            Work::Other(match (purge, bypass) {
+                (Some(purge), _) => Box::pin(async move { purging::answer(&running, &live, &purge, &http).await }),
                 // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
-                _ if is_for_cache && !body.is_end_stream() => {
-                    content::with_content(&running, &live, http, body).await
+                (None, _) if is_for_cache && !body.is_end_stream() => {
+                    Box::pin(async move { content::with_content(&running, &live, http, body).await })
                 }
-                Some(reason) => pass(&running, &http, RequestBody::Empty, reason.fwd(), reason.label()).await,
-                None if is_write => {
+                (None, Some(reason)) => Box::pin(async move {
+                    pass(&running, &http, RequestBody::Empty, reason.fwd(), reason.label()).await
+                }),
+                (None, None) if is_write => {
                     let body = http.content(body);
-                    write::write(&running, live, http, body).await
+                    Box::pin(async move { write::write(&running, live, http, body).await })
                 }
-                None => answer(&running, &live, http, body, offer).await,
-            }
-        }))
-    };
-    Taken { work, request_id, telemetry, unlogged, watched, trailers, debug }
+                (None, None) => Box::pin(async move { answer(&running, &live, http, body, offer).await }),
+            })
+        };
+    (work, record)
 }
 
 /// Answers safe methods other than GET and HEAD, POSTs that a family may read by, and requests for an upgrade.
@@ -214,67 +224,91 @@ pub fn record_refusal(running: &Running, status: u16, reason: &str) {
     }
 }
 
-/// Ends the span of a request, with what happened.
-fn end_trace(
-    live: &Live,
-    trace: &RequestTrace,
-    request_id: &RequestId,
-    Answered { response, outcome, family }: &Answered,
-) {
-    trace.end(TracedRequest {
-        request_id: request_id.to_string(),
-        status: response.status(),
-        family: &live.counters(*family).family,
-        route: family.and_then(|id| live.rules.families().get(id)).map(|family| &*family.path),
-        outcome: outcome.kind.label(),
-        cache_status: outcome.to_string(),
-        invalidated: outcome.invalidated.as_deref().map(str::to_owned),
-    });
-}
+impl Record {
+    /// The response as the client gets it, after it is counted, traced and logged.
+    fn response(mut self, running: &Running, answered: Answered) -> Response<Body> {
+        let response = self.counted(running, answered);
+        self.logged(response)
+    }
 
-/// Counts what happened, and says it in the response.
-fn record(
-    running: &Running,
-    live: &Live,
-    answered: Answered,
-    request_id: &RequestId,
-    start: Instant,
-    unlogged: Option<&mut Unlogged>,
-    watched: Option<&(Method, String)>,
-) -> Response<Body> {
-    let Answered { mut response, outcome, family } = answered;
-    let (took, counters) = (start.elapsed(), live.counters(family));
-    counters.answered(&outcome, response.status(), took);
-    if outcome.collapsed {
-        running.metrics.shared_a_fetch();
+    /// The same with an explanation, if the client asked for one with a valid token.
+    async fn explained_response(mut self, running: &Running, answered: Answered) -> Response<Body> {
+        let debug = self.debug.take().map(|debug| (debug, Told::from(&answered.outcome)));
+        let mut response = self.counted(running, answered);
+        if let Some((debug, told)) = debug {
+            Box::pin(debug.explain(running, &self.live, told, &mut response)).await;
+        }
+        self.logged(response)
     }
-    if let Some((what, bound)) = outcome.refused() {
-        running.metrics.refused(what, bound);
+
+    /// The response, after it is counted and traced.
+    fn counted(&mut self, running: &Running, answered: Answered) -> Response<Body> {
+        if let Some(trace) = self.telemetry.as_ref().and_then(|telemetry| telemetry.trace.as_ref()) {
+            self.end_trace(trace, &answered);
+        }
+        let mut response = self.count(running, answered);
+        if !self.trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
+            // RFC 9110 §6.5.1: a client that did not say `TE: trailers` gets none.
+            response.headers_mut().remove(TRAILER);
+        }
+        response
     }
-    let text = outcome.to_string();
-    if let Some((method, path)) = watched {
-        running.cache.log().events.answered(|| OutcomeEvent {
-            time: invalidation_log::time(SystemTime::now()),
-            method: method.as_str(),
-            path,
-            family: &counters.family,
+
+    fn logged(self, response: Response<Body>) -> Response<Body> {
+        match self.unlogged {
+            Some(unlogged) => unlogged.log(response, self.telemetry.as_ref()),
+            None => response,
+        }
+    }
+
+    /// Ends the span of the request, with what happened.
+    fn end_trace(&self, trace: &RequestTrace, Answered { response, outcome, family }: &Answered) {
+        let live = &self.live;
+        trace.end(TracedRequest {
+            request_id: self.request_id.to_string(),
+            status: response.status(),
+            family: &live.counters(*family).family,
+            route: family.and_then(|id| live.rules.families().get(id)).map(|family| &*family.path),
             outcome: outcome.kind.label(),
-            status: response.status().as_u16(),
-            micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            cache_status: outcome.to_string(),
+            invalidated: outcome.invalidated.as_deref().map(str::to_owned),
         });
     }
-    if request_id.is_of_client() || unlogged.is_some() || !outcome.is_immediate() {
-        request_id.set(response.headers_mut());
+
+    /// Counts what happened, and says it in the response.
+    fn count(&mut self, running: &Running, answered: Answered) -> Response<Body> {
+        let Answered { mut response, outcome, family } = answered;
+        let (took, counters) = (self.start.elapsed(), self.live.counters(family));
+        counters.answered(&outcome, response.status(), took);
+        if outcome.collapsed {
+            running.metrics.shared_a_fetch();
+        }
+        if let Some((what, bound)) = outcome.refused() {
+            running.metrics.refused(what, bound);
+        }
+        if let Some((method, path)) = self.watched.as_deref() {
+            running.cache.log().events.answered(|| OutcomeEvent {
+                time: invalidation_log::time(SystemTime::now()),
+                method: method.as_str(),
+                path,
+                family: &counters.family,
+                outcome: outcome.kind.label(),
+                status: response.status().as_u16(),
+                micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            });
+        }
+        if self.request_id.is_of_client() || self.unlogged.is_some() || !outcome.is_immediate() {
+            self.request_id.set(response.headers_mut());
+        }
+        if let Some(unlogged) = &mut self.unlogged {
+            unlogged.answered(&outcome, &outcome.to_string(), &counters.family, took);
+        }
+        if running.config.server.cache_status != CacheStatus::Off
+            && let Some(value) = outcome.field_value()
+        {
+            // RFC 9211 §2: appended after the members of caches nearer to the origin.
+            response.headers_mut().append(CACHE_STATUS, value);
+        }
+        response
     }
-    if let Some(unlogged) = unlogged {
-        unlogged.answered(&outcome, &text, &counters.family, took);
-    }
-    // The text has only tokens, `=`, `;` and integers.
-    if running.config.server.cache_status != CacheStatus::Off
-        && let Ok(value) = HeaderValue::try_from(text)
-    {
-        // RFC 9211 §2: appended after the members of caches nearer to the origin.
-        response.headers_mut().append(CACHE_STATUS, value);
-    }
-    response
 }

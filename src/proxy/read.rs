@@ -14,37 +14,112 @@ use crate::coalesce::inflight::{FetchOutcome, FetchRole};
 use crate::config::CacheStatus;
 use crate::entry::Entry;
 use crate::http::authorization::Authorization;
+use crate::http::validation::Condition;
+use crate::key::CacheKey;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
+use crate::traces::Step;
 use crate::upstream::UpstreamError;
 
-/// Answers a read: from the cache, or by asking upstream. `request` is in a box, so that futures that own it stay small.
+/// A read that is not answered yet.
+pub(super) struct Unanswered {
+    request: Box<CacheRequest>,
+    progress: Progress,
+}
+
+/// How far a read has come.
+enum Progress {
+    Begun,
+    /// Memory has no answer, and Redis is to be asked. The span of the lookup goes on.
+    NotInMemory(CacheKey, Option<Step>),
+    LookedUp(Lookup),
+}
+
+impl Unanswered {
+    fn boxed(request: Box<CacheRequest>, progress: Progress) -> Box<Unanswered> {
+        Box::new(Unanswered { request, progress })
+    }
+}
+
+/// Answers a read: from the cache, or by asking upstream.
 pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -> Answered {
+    match answer_now(running, request) {
+        Ok(answered) => answered,
+        // In a box, so that the future of a hit is small.
+        Err(unanswered) => Box::pin(answer_later(running, unanswered)).await,
+    }
+}
+
+/// Answers a read from this process's memory, without waiting for anything.
+///
+/// # Errors
+///
+/// It cannot be answered so: [`answer_later`] does it.
+pub(super) fn answer_now(running: &Arc<Running>, request: Box<CacheRequest>) -> Result<Answered, Box<Unanswered>> {
+    if request.is_guarded() {
+        return Err(Unanswered::boxed(request, Progress::Begun));
+    }
+    let step = request.client_request.step("lookup");
+    let lookup = match request.look_up_now(&running.cache) {
+        Ok(lookup) => lookup,
+        Err(cache_key) => return Err(Unanswered::boxed(request, Progress::NotInMemory(cache_key, step))),
+    };
+    drop(step);
+    request.count(running, &lookup);
+    let served = match respond::condition(&request, &lookup) {
+        // It takes a question to Redis.
+        Condition::NotModifiedSince(_) => Err(request),
+        condition => {
+            let key = reported_key(running, &request);
+            let is_known = condition == Condition::NotModified;
+            serve(running, request, &lookup, is_known)
+                .map(|answered| with_key(answered, key))
+                .map_err(|(it, _)| it)
+        }
+    };
+    served.map_err(|request| Unanswered::boxed(request, Progress::LookedUp(lookup)))
+}
+
+/// Answers a read that memory alone does not answer.
+pub(super) async fn answer_later(running: &Arc<Running>, unanswered: Box<Unanswered>) -> Answered {
+    let Unanswered { request, progress } = *unanswered;
     let key = reported_key(running, &request);
-    // In boxes, so that the future of a hit elsewhere is small.
     let mut has_asked = false;
     if request.is_guarded() {
         match Box::pin(authorize(running, &request)).await {
             Ok(asked) => has_asked = asked,
-            Err(reason) => {
-                let answered = Box::pin(forward::alone(running, &request, reason)).await;
-                return Answered { outcome: Outcome { key, ..answered.outcome }, ..answered };
-            }
+            Err(reason) => return with_key(Box::pin(forward::alone(running, &request, reason)).await, key),
         }
     }
-    let step = request.client_request.step("lookup");
-    let lookup = request.look_up(&running.cache).await;
-    drop(step);
-    request.count(running, &lookup);
-    let mut answered = match serve(running, request, &lookup).await {
+    let lookup = match progress {
+        Progress::Begun => {
+            let _step = request.client_request.step("lookup");
+            counted(running, &request, request.look_up(&running.cache).await)
+        }
+        Progress::NotInMemory(cache_key, _step) => {
+            counted(running, &request, request.look_up_later(&running.cache, cache_key).await)
+        }
+        Progress::LookedUp(lookup) => lookup,
+    };
+    let is_known = respond::is_known_lookup(running, &request, &lookup).await;
+    let mut answered = match serve(running, request, &lookup, is_known) {
         Ok(answered) => answered,
-        // In a box, so that the future of a hit is small.
         Err((request, ask)) => {
             note_miss(running, &request, ask);
-            Box::pin(ask_upstream(running, Arc::from(request), lookup, ask)).await
+            ask_upstream(running, Arc::from(request), lookup, ask).await
         }
     };
-    (answered.outcome.key, answered.outcome.has_asked) = (key, has_asked);
+    answered.outcome.has_asked = has_asked;
+    with_key(answered, key)
+}
+
+fn counted(running: &Running, request: &CacheRequest, lookup: Lookup) -> Lookup {
+    request.count(running, &lookup);
+    lookup
+}
+
+fn with_key(mut answered: Answered, key: Option<Box<str>>) -> Answered {
+    answered.outcome.key = key;
     answered
 }
 
@@ -81,7 +156,8 @@ enum Ask {
 }
 
 /// Serves a read from the cache, if that is the decision. Otherwise the request comes back.
-async fn serve<R>(running: &Arc<Running>, request: R, lookup: &Lookup) -> Result<Answered, (R, Ask)>
+/// `is_known`: the client has the stored response.
+fn serve<R>(running: &Arc<Running>, request: R, lookup: &Lookup, is_known: bool) -> Result<Answered, (R, Ask)>
 where
     R: Deref<Target = CacheRequest> + Into<Arc<CacheRequest>>,
 {
@@ -96,7 +172,6 @@ where
     let Some((entry, stored)) = lookup.entry().and_then(|entry| Some((entry, entry.response()?))) else {
         return Err((request, Ask::Fetch(MissReason::NotStored)));
     };
-    let is_known = respond::is_known_entry(running, &request, entry).await;
     if let Hold::Resident(resident) = &lookup.hold {
         resident.count_hit();
     }
@@ -139,7 +214,8 @@ async fn ask_upstream(
         }
         let stale = lookup.entry().filter(|_| matches!(reason, MissReason::Stale { .. }));
         if let Ask::Forward(reason) = ask {
-            return forward::forward(running, &request, &lookup, reason, stale).await;
+            // In a box: it would double the size of the future of a miss.
+            return Box::pin(forward::forward(running, &request, &lookup, reason, stale)).await;
         }
         let miss = Miss { reason, stale: stale.cloned() };
         let retry = match fetch::fetch(running, &request, &lookup, &miss, retried).await {
@@ -156,7 +232,8 @@ async fn ask_upstream(
         }
         retried = Some(retry);
         lookup = request.look_up(&running.cache).await;
-        (request, ask) = match serve(running, request, &lookup).await {
+        let is_known = respond::is_known_lookup(running, &request, &lookup).await;
+        (request, ask) = match serve(running, request, &lookup, is_known) {
             Ok(answered) => return answered,
             Err(again) => again,
         };
@@ -179,5 +256,5 @@ fn revalidate_in_background(
     }
     let (client, stale) = (request.client_request.sharer(running), Some(Arc::clone(entry)));
     let context = FetchContext::new(request, client, lookup, stale);
-    running.tasks.spawn(fetch::run(Arc::clone(running), context, permit, None));
+    running.tasks.spawn(Box::pin(fetch::run(Arc::clone(running), context, permit, None)));
 }

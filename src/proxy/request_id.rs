@@ -50,10 +50,19 @@ impl RequestId {
     pub fn set(&self, fields: &mut HeaderMap) {
         let value = match self {
             RequestId::Client(value) => value.clone(),
-            RequestId::Made(_) => HeaderValue::try_from(self.to_string()).expect("hexadecimal digits"),
+            RequestId::Made(number) => HeaderValue::from_bytes(&digits(*number)).expect("hexadecimal digits"),
         };
         fields.insert(X_REQUEST_ID, value);
     }
+}
+
+/// The number as 32 hexadecimal digits.
+fn digits(number: u128) -> [u8; 32] {
+    let mut at = 128;
+    std::array::from_fn(|_| {
+        at -= 4;
+        b"0123456789abcdef"[(number >> at) as usize & 0xf]
+    })
 }
 
 impl fmt::Display for RequestId {
@@ -82,6 +91,9 @@ mod tests {
             let lines: Vec<_> = lines.iter().map(|line| ("x-request-id", *line)).collect();
             let made = RequestId::of(&fields(&lines));
             assert!(!made.is_of_client() && made.to_string().len() == 32, "{lines:?}: {made}");
+            let mut sent = HeaderMap::new();
+            made.set(&mut sent);
+            assert_eq!(sent[X_REQUEST_ID], made.to_string());
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{
     AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE,
-    LAST_MODIFIED, RETRY_AFTER, TRAILER,
+    LAST_MODIFIED, RANGE, RETRY_AFTER, TRAILER,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -14,6 +14,7 @@ use http_body::Body as _;
 use super::cache_request::CacheRequest;
 use super::slice::Slice;
 use super::{Answered, Body, ClientRequest, storing};
+use crate::cache::Lookup;
 use crate::coalesce::inflight::Head;
 use crate::coalesce::stream::Reader;
 use crate::config::ServerConfig;
@@ -27,6 +28,9 @@ use crate::outcome::Outcome;
 use crate::running::Running;
 use crate::upstream::{ContentUnread, ResponseBody};
 
+/// Fields that are added to a stored response: `Age` and `Cache-Status`.
+const ADDED: usize = 2;
+
 /// A response from a stored one. `is_known`: the client has it, by its own conditions.
 pub fn stored(
     method: &Method,
@@ -37,17 +41,19 @@ pub fn stored(
 ) -> Response<Body> {
     let age = stored.freshness.age(now);
     if is_known {
-        return not_modified(&stored.headers, age);
+        return not_modified(&stored.headers.to_map(0), age);
     }
     let length = stored.body.len() as u64;
     let asks_for = match stored.status {
         // RFC 9110 §14.2: ranges are defined for GET, and apply to what would be a 200.
-        StatusCode::OK if *method == Method::GET => range::requested(request, &stored.headers, length),
+        StatusCode::OK if *method == Method::GET && request.contains_key(RANGE) => {
+            range::requested(request, &stored.headers.to_map(0), length)
+        }
         _ => Range::Whole,
     };
     let mut response = match asks_for {
         Range::Whole => whole(stored, *method == Method::HEAD),
-        Range::Parts(parts) => partial(described(request, &stored.headers), &stored.body, &parts),
+        Range::Parts(parts) => partial(described(request, stored.headers.to_map(1)), &stored.body, &parts),
         Range::Unsatisfiable => return unsatisfiable(length),
     };
     // RFC 9111 §5.1
@@ -58,7 +64,7 @@ pub fn stored(
 fn whole(stored: &entry::Response, head_only: bool) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = stored.status;
-    *response.headers_mut() = stored.headers.clone();
+    *response.headers_mut() = stored.headers.to_map(ADDED);
     if head_only && stored.status != StatusCode::NO_CONTENT {
         // RFC 9110 §9.3.2: what a GET would have sent.
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
@@ -92,8 +98,7 @@ fn partial(fields: HeaderMap, whole: &Bytes, parts: &[ByteRange]) -> Response<Bo
 
 /// The fields of a 206 without `Content-Range`, which a message of several parts does not have (RFC 9110 §15.3.7.2). A client that
 /// sends `If-Range` has the representation's fields from an earlier part (§15.3.7).
-fn described(request: &HeaderMap, stored: &HeaderMap) -> HeaderMap {
-    let mut fields = stored.clone();
+fn described(request: &HeaderMap, mut fields: HeaderMap) -> HeaderMap {
     fields.remove(CONTENT_RANGE);
     if request.contains_key(IF_RANGE) {
         for name in [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, LAST_MODIFIED] {
@@ -138,10 +143,29 @@ pub(super) async fn is_known(
     }
 }
 
+/// What the client's own conditions say of the stored response that was found, if there is one.
+pub(super) fn condition(request: &CacheRequest, lookup: &Lookup) -> Condition {
+    let entry = lookup.entry().filter(|_| request.client_request.conditions);
+    let stored = entry.and_then(|entry| entry.response());
+    stored.map_or(Condition::Send, |stored| {
+        validation::evaluate(&request.client_request.headers, stored.status, &stored.headers.to_map(0))
+    })
+}
+
+/// Whether the client has the stored response that was found.
+pub(super) async fn is_known_lookup(running: &Running, request: &CacheRequest, lookup: &Lookup) -> bool {
+    match lookup.entry() {
+        Some(entry) => is_known_entry(running, request, entry).await,
+        None => false,
+    }
+}
+
 /// The same of an entry.
 pub(super) async fn is_known_entry(running: &Running, request: &CacheRequest, entry: &Entry) -> bool {
     match entry.response() {
-        Some(stored) => is_known(running, request, (stored.status, &stored.headers), || entry.tags.to_vec()).await,
+        Some(stored) => {
+            is_known(running, request, (stored.status, &stored.headers.to_map(0)), || entry.tags.to_vec()).await
+        }
         None => false,
     }
 }
@@ -198,7 +222,7 @@ fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: ByteR
     let length = reader.size_hint().exact().unwrap_or(0);
     let mut response = Response::new(Body::Part(Slice::new(reader, part.first, part.last)));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    *response.headers_mut() = described(&http.headers, &head.headers);
+    *response.headers_mut() = described(&http.headers, head.headers.clone());
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(part.length()));
     if let Ok(range) = HeaderValue::try_from(part.content_range(length)) {
         response.headers_mut().insert(CONTENT_RANGE, range);
@@ -261,7 +285,7 @@ mod tests {
             fields(&[("content-type", "text/plain"), ("etag", "\"a\""), ("content-range", "bytes 0-119/999")]);
         let (request, whole) = (fields(&[("range", range)]), Bytes::from("ab".repeat(60)));
         match range::requested(&request, &stored, whole.len() as u64) {
-            Range::Parts(parts) => partial(described(&request, &stored), &whole, &parts),
+            Range::Parts(parts) => partial(described(&request, stored.clone()), &whole, &parts),
             other => panic!("{range} asks for {other:?}"),
         }
     }

@@ -296,8 +296,8 @@ pub(super) fn stored(head: &Head, verdict: &StoreVerdict, body: Bytes) -> entry:
     entry::Response {
         consumed: has_consumed(&headers),
         status: head.status,
-        said: head.said.clone(),
-        headers,
+        said: head.said.as_deref().map(|said| Box::new(said.clone().into())),
+        headers: headers.into(),
         body,
         freshness,
         for_credentials,
@@ -310,8 +310,9 @@ impl CompleteResponse<'_> {
         let CompleteResponse { request, primary, vary_index, stamp, view, tags, response } = self;
         // Another variant may have come since the lookup.
         let known = known(running, primary, vary_index, view);
-        let Ok(on) = selecting_fields(known.as_ref(), response.is_error(), &response.headers) else {
-            let named = Vary::parse(&response.headers).into_names();
+        let fields = response.headers.to_map(0);
+        let Ok(on) = selecting_fields(known.as_ref(), response.is_error(), &fields) else {
+            let named = Vary::parse(&fields).into_names();
             let text = primary.variant(&named, &request.client_request.headers).text.into();
             let entry = Entry { text, stamp, tags, content: Content::Response(response) };
             return (Arc::new(entry), StoredEntries::default());

@@ -2,6 +2,7 @@
 //! normalised like paths: `%40`, `%7e` and `é` in a pattern match their normal forms.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
@@ -11,6 +12,7 @@ use regex_syntax::hir::{Hir, HirKind};
 use smallvec::SmallVec;
 
 use super::fault::TextFault;
+use super::linear::LinearPattern;
 use super::notation;
 use crate::http::target::{PathCase, is_plain_delimiter, is_unreserved, stands_plainly};
 
@@ -24,10 +26,33 @@ const COMPILED: usize = 1 << 20;
 pub struct Pattern {
     text: String,
     case: PathCase,
-    /// Of the anchored pattern, with its literals in normal form.
-    regex: Regex,
+    matcher: Matcher,
     /// Index and name of each named capture, in pattern order.
     named: Vec<(usize, String)>,
+}
+
+/// What matches paths.
+#[derive(Debug, Clone)]
+pub(super) struct Matcher {
+    /// Of the anchored pattern, with its literals in normal form.
+    regex: Regex,
+    /// The same pattern, if it needs no regular-expression engine.
+    linear: Option<Arc<LinearPattern>>,
+}
+
+impl Matcher {
+    fn linear(&self, path: &str) -> Option<&LinearPattern> {
+        // Normalised paths are ASCII.
+        self.linear.as_deref().filter(|_| path.is_ascii())
+    }
+
+    /// Whether it matches the whole path.
+    pub fn is_match(&self, path: &str) -> bool {
+        match self.linear(path) {
+            Some(linear) => linear.find(path.as_bytes()).is_some(),
+            None => self.regex.is_match(path),
+        }
+    }
 }
 
 impl PartialEq for Pattern {
@@ -55,7 +80,12 @@ impl Pattern {
         let anchored = anchored(&normalised(text, case));
         let mut builder = RegexBuilder::new(&anchored);
         match builder.case_insensitive(case == PathCase::Insensitive).size_limit(COMPILED).build() {
-            Ok(regex) => Ok(Pattern { text: text.to_owned(), named: named(&regex), case, regex }),
+            Ok(regex) => {
+                let (named, matcher) = (named(&regex), Matcher { regex, linear: None });
+                let mut pattern = Pattern { text: text.to_owned(), named, case, matcher };
+                pattern.matcher.linear = pattern.hir().and_then(|hir| LinearPattern::of(&hir)).map(Arc::new);
+                Ok(pattern)
+            }
             Err(regex::Error::CompiledTooBig(_)) => {
                 fault(0..text.len(), "the pattern is too large when compiled".to_owned(), "lower its {…} counts")
             }
@@ -88,12 +118,17 @@ impl Pattern {
 
     /// The anchored pattern, with its literals in normal form.
     pub(super) fn regex(&self) -> &Regex {
-        &self.regex
+        &self.matcher.regex
+    }
+
+    /// What matches paths.
+    pub(super) fn matcher(&self) -> &Matcher {
+        &self.matcher
     }
 
     /// Whether it matches the whole path.
     pub fn is_match(&self, path: &str) -> bool {
-        self.regex.is_match(path)
+        self.matcher.is_match(path)
     }
 
     /// The pattern without anchors at its ends: patterns with the same core match the same paths.
@@ -132,7 +167,12 @@ impl Pattern {
         if self.named.is_empty() {
             return SmallVec::new();
         }
-        let Some(found) = self.regex.captures(path) else { return SmallVec::new() };
+        if let Some(linear) = self.matcher.linear(path) {
+            let Some(places) = linear.find(path.as_bytes()) else { return SmallVec::new() };
+            let values = places.iter().map(|(begin, end)| Some(&path[*begin..*end]));
+            return self.named.iter().map(|(_, name)| name.as_str()).zip(values).collect();
+        }
+        let Some(found) = self.matcher.regex.captures(path) else { return SmallVec::new() };
         let value = |index: usize| found.get(index).map(|value| value.as_str());
         self.named.iter().map(|(index, name)| (name.as_str(), value(*index))).collect()
     }

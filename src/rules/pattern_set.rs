@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use regex::{Regex, RegexSet, RegexSetBuilder};
+use regex::{RegexSet, RegexSetBuilder};
 use regex_syntax::hir::literal::Extractor;
 use smallvec::SmallVec;
 
-use super::pattern::Pattern;
+use super::pattern::{Matcher, Pattern};
 use crate::http::target::PathCase;
 
 /// Most patterns with one prefix that are tried one by one. One pass over all of them costs as much as this many.
@@ -33,7 +33,7 @@ struct Prefix {
 /// The patterns with one prefix, with their indexes in the order given.
 #[derive(Debug)]
 enum Patterns {
-    Few(Vec<(usize, Regex)>),
+    Few(Vec<(usize, Matcher)>),
     Many(Vec<usize>, RegexSet),
 }
 
@@ -81,7 +81,7 @@ impl PatternSet {
 impl Patterns {
     fn build(patterns: &[(usize, &Pattern)], case: PathCase) -> Option<Patterns> {
         if patterns.len() <= FEW {
-            let few = patterns.iter().map(|(index, pattern)| (*index, pattern.regex().clone()));
+            let few = patterns.iter().map(|(index, pattern)| (*index, pattern.matcher().clone()));
             return Some(Patterns::Few(few.collect()));
         }
         let mut set = RegexSetBuilder::new(patterns.iter().map(|(_, pattern)| pattern.regex().as_str()));
@@ -93,7 +93,7 @@ impl Patterns {
     fn find(&self, path: &str, found: &mut SmallVec<[usize; 8]>) {
         match self {
             Patterns::Few(few) => {
-                found.extend(few.iter().filter(|(_, regex)| regex.is_match(path)).map(|(index, _)| *index));
+                found.extend(few.iter().filter(|(_, matcher)| matcher.is_match(path)).map(|(index, _)| *index));
             }
             Patterns::Many(indexes, set) => found.extend(set.matches(path).into_iter().map(|at| indexes[at])),
         }

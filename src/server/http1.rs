@@ -199,12 +199,13 @@ mod tests {
             tokio::spawn(request.into_body().collect());
             return Ok(Response::new(Full::from(vec![b'x'; LENGTH])));
         }
-        let hint = async |interim: crate::client_conn::interim::InterimSender| {
+        let interim = exchanges.interim.begin();
+        let hint = async {
             // From another task, as upstream's connection does.
             let _ = tokio::spawn(async move { interim.send(StatusCode::EARLY_HINTS, &HeaderMap::new()) }).await;
             Response::new(Full::from("answer"))
         };
-        Ok(exchanges.interim.respond(hint).await)
+        Ok(exchanges.interim.finish(hint).await)
     }
 
     /// The end of the first request's content and the second request arrive while the first response is in the server's

@@ -10,8 +10,6 @@ use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use super::invalidation_log::InvalidationRecord;
-
 /// Most subscribers.
 pub const SUBSCRIBERS: usize = 16;
 /// Events that wait for a subscriber before it misses some.
@@ -112,10 +110,10 @@ impl Events {
         self.subscribers.load(Relaxed) > 0
     }
 
-    /// Sends an invalidation.
-    pub fn invalidated(&self, record: &InvalidationRecord) {
+    /// Sends the record of an invalidation.
+    pub fn invalidated(&self, record: &impl Serialize) {
         if self.is_watched() {
-            self.send("invalidation", record.text().into());
+            self.send_json("invalidation", record);
         }
     }
 

@@ -309,7 +309,7 @@ impl InvalidationLog {
     }
 
     fn push(&self, record: &Arc<InvalidationRecord>) {
-        self.events.invalidated(record);
+        self.events.invalidated(&**record);
         let mut recent = lock(&self.recent);
         if recent.len() >= RECENT {
             recent.pop_front();

@@ -1,4 +1,4 @@
-//! What attackers are made of: raw connections from an address of their own.
+//! Attackers: raw connections from an address of their own.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};

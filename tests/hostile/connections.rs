@@ -105,7 +105,7 @@ fn a_balancer_is_not_one_client() {
     let larder = limited(&upstream, "max_connections = 100\nmax_connections_per_client = 5");
     let get = b"GET /others/1 HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n";
     larder.get("/others/1");
-    eventually("nobody is there", || larder.metric("larder_connections") == 0);
+    eventually("no connection is open", || larder.metric("larder_connections") == 0);
     let mut held = Vec::new();
     for count in 1..=20 {
         held.extend(attack::open(1, larder.address, get));

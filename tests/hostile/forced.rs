@@ -1,4 +1,4 @@
-//! Requests that make the cache ask upstream although what they ask for is stored.
+//! Requests that force a fetch although the response is stored.
 
 use std::io::{Read, Write};
 
@@ -29,7 +29,7 @@ impl Attacked {
         Attacked { larder, upstream }
     }
 
-    /// What the attacker is answered to one request with these fields and this content.
+    /// The attacker's response to one request with these fields and this content.
     fn ask(&self, target: &str, fields: &str, content: &str) -> String {
         let mut stream = attack::connect(self.larder.address).unwrap();
         let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n{content}");
@@ -131,7 +131,7 @@ fn what_only_upstream_can_answer_is_bounded_for_each_client() {
     assert!(attacked.ask("/forced/a", "Connection: close\r\n", "").contains("larder; hit"));
     assert!(attacked.ask("/forced/b", "Connection: close\r\n", "").contains("stored"));
     others.go_on(200);
-    // Somebody else has a share of their own.
+    // Another client has a share of its own.
     let other =
         attacked.larder.call("GET", "/forced/a").header("If-Match", "\"other\"").header("Host", "a").start();
     gate.wait_for(5);

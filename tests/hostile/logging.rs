@@ -43,7 +43,7 @@ fn a_log_that_nobody_reads_hurts_nobody_and_its_losses_are_counted_and_told() {
     let before = lost(&larder);
     assert!(before > 0);
     larder.read_log();
-    eventually("the losses are told", || larder.log().contains("log lines were lost"));
+    eventually("the losses are logged", || larder.log().contains("log lines were lost"));
     // From then on lines are written as they come.
     larder.get("/others/after");
     eventually("what follows is logged", || larder.log().contains("/others/after"));

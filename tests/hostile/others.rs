@@ -26,7 +26,7 @@ const WARM: usize = 20;
 /// The pause between two requests of one kind.
 const PAUSE: Duration = Duration::from_millis(5);
 /// What a miss, a write or a probe may take beyond upstream's time, which is next to nothing here: more than they take on a busy
-/// machine, less than the time limits that who waits for an attacker waits out.
+/// machine, less than the time limits that end a wait for an attacker.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Number of times that others began.

@@ -1,4 +1,4 @@
-//! Clients that ask for large bodies and do not read them.
+//! Clients that request large bodies and do not read them.
 
 use crate::attack;
 use crate::others::{self, Others};

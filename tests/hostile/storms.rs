@@ -1,4 +1,4 @@
-//! Upstream fails while many readers wait for the same response: each asks it once more only if that can bring anything.
+//! Upstream fails while many readers wait for the same response: each request is sent once more only if that can succeed.
 
 use std::io::Read;
 
@@ -25,15 +25,15 @@ fn rules() -> String {
     format!("{STORM}{}", others::RULES)
 }
 
-/// Readers of whom one fetches and the others wait for it.
+/// Readers: one fetches, and the others wait for it.
 fn readers(larder: &Larder, target: &str) -> Vec<Pending> {
     let readers = (0..READERS).map(|_| Call::new(larder.address, "GET", target).start()).collect();
     larder.wait_for_followers(READERS as u64 - 1);
     readers
 }
 
-/// Asks in rounds until one had a single request: what a pooled connection swallows is sent once more. In no round is anybody
-/// refused by Larder.
+/// Sends rounds of reads until one round had a single request at upstream: a request that a closed pooled connection loses is sent once
+/// more. In no round does Larder refuse a read.
 fn shares_one_failure(reply: impl Fn(&Gate) -> Reply, status: u16) {
     let upstream = Upstream::start();
     let larder = Plan::new(&upstream.url()).rules(&rules()).start();

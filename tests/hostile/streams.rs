@@ -1,4 +1,4 @@
-//! Exchanges that are held open and say nothing.
+//! Exchanges that are held open without any bytes.
 
 use crate::attack;
 use crate::others::{self, Others, metric};

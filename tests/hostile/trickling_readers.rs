@@ -1,4 +1,4 @@
-//! Clients that take what upstream sends slowly, or not at all.
+//! Clients that read what upstream sends slowly, or not at all.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ fn requests(larder: &Larder) -> u64 {
     metric(larder, "larder_upstream_requests")
 }
 
-/// One client asks for large bodies and takes a byte now and then: it never stands still, and is cut off all the same.
+/// One client requests large bodies and reads a byte now and then: it never pauses for `idle_timeout`, and is cut off all the same.
 #[allow(clippy::disallowed_methods, reason = "no runtime here, and slowness is what is tried")]
 fn trickled(directives: &str) {
     let upstream = Upstream::start();

@@ -1,4 +1,4 @@
-//! Contents that are announced and do not come.
+//! Requests whose content is announced and not sent.
 
 use crate::attack;
 use crate::others::{self, Others, metric};

@@ -14,12 +14,12 @@ use crate::support::{Plan, Upstream};
 struct Sends {
     /// At once.
     first: &'static str,
-    /// Over and over, until nobody takes it any more.
+    /// Over and over, until the connection is closed.
     endless: &'static str,
 }
 
-/// An upstream that answers everything alike, apart from what everybody else asks for. Gives its address, and how many bytes
-/// of the endless it got rid of.
+/// An upstream that answers every request alike, apart from those of the other clients. Returns its address, and the number of bytes of
+/// the endless response that Larder has read.
 fn start(sends: Sends) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, sent) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());

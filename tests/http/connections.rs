@@ -470,7 +470,7 @@ const KNOWN: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Len
 
 #[test]
 fn a_fetch_without_clients_continues_only_if_its_length_is_known() {
-    let bench = Bench::start("[server]\nupstream_timeout = \"500ms\"\n");
+    let bench = Bench::start("[server]\nupstream_timeout = \"3s\"\n");
     let [mut known, mut endless] = [("/a", KNOWN), ("/b", ENDLESS)].map(|(path, answer)| {
         let (mut client, mut upstream) = bench.forwarded(&GET.replace("/a", path));
         upstream.send(answer);

@@ -187,7 +187,7 @@ pub async fn post_and_reset(larder: &Larder, path: &str, count: u32, begun: &str
 
 /// The setting that a stream starts with an empty window.
 const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
-const HASTE: &str = "[server]\nidle_timeout = \"300ms\"\nupstream_timeout = \"20s\"\n";
+const HASTE: &str = "[server]\nidle_timeout = \"1s\"\nupstream_timeout = \"20s\"\n";
 
 /// It held its places among the requests to upstream for ever, although it answered every ping: the connection itself was
 /// never stalled.
@@ -242,7 +242,7 @@ fn a_large_stored_response_reaches_an_http_2_client_completely() {
 /// RFC 9113 §9.1: it answered pings, and counted as a client forever.
 #[test]
 fn an_http_2_connection_without_streams_is_closed() {
-    let site = Site::start(Tier::Embedded, "[server]\nheader_timeout = \"300ms\"\n");
+    let site = Site::start(Tier::Embedded, "[server]\nheader_timeout = \"1s\"\n");
     run(async {
         for requests in [vec![], vec![get(1, "/a", &[])]] {
             let mut client = Frames::send(&site, &[], &requests).await;
@@ -257,7 +257,7 @@ fn an_http_2_connection_without_streams_is_closed() {
 /// Nor may it stay by not taking what was given to its streams.
 #[test]
 fn an_http_2_connection_with_only_reset_streams_is_closed() {
-    let rules = format!("{HASTE}header_timeout = \"300ms\"\n");
+    let rules = format!("{HASTE}header_timeout = \"1s\"\n");
     let site = Site::start(Tier::Embedded, &rules);
     site.upstream.on("/film", Reply::filled(200_000).cached("no-store"));
     run(async {

@@ -389,7 +389,7 @@ fn an_early_answered_truncated_write_invalidates_again_with_on_incomplete() {
 
 #[test]
 fn shutdown_invalidates_for_early_answered_writes_still_uploading() {
-    let server = "connect_timeout = \"100ms\"\nupstream_timeout = \"500ms\"\ndrain_timeout = \"500ms\"";
+    let server = "connect_timeout = \"1s\"\nupstream_timeout = \"3s\"\ndrain_timeout = \"500ms\"";
     let rules = rules(&format!("{server}\nreinvalidate_after = \"1h\""));
     let mut site = Site::start(Tier::Redis, &rules);
     let redis = site.redis().url();
@@ -472,7 +472,7 @@ fn server(table: &str) -> Bench {
 
 #[test]
 fn a_request_occupies_its_upstream_slot_until_its_content_ends() {
-    let bench = server("max_upstream_requests = 1\nupstream_timeout = \"300ms\"");
+    let bench = server("max_upstream_requests = 1\nupstream_timeout = \"3s\"");
     let (mut client, mut upstream) = answered(&bench);
     let get = "GET /other HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     assert_eq!(bench.client(get).head()[0], "HTTP/1.1 503 Service Unavailable");
@@ -500,7 +500,7 @@ fn remaining_content_after_an_early_response_is_not_read_as_a_head() {
 
 #[test]
 fn missing_content_after_an_early_response_times_out() {
-    let bench = server("idle_timeout = \"200ms\"\nupload_rate = \"0B\"");
+    let bench = server("idle_timeout = \"3s\"\nupload_rate = \"0B\"");
     let (mut client, mut upstream) = answered(&bench);
     assert_eq!(upstream.rest(), "", "it is incomplete");
     assert_eq!(client.rest(), "");
@@ -509,7 +509,7 @@ fn missing_content_after_an_early_response_times_out() {
 
 #[test]
 fn content_that_upstream_stops_reading_after_its_response_is_dropped() {
-    let bench = server("idle_timeout = \"200ms\"\nupload_rate = \"0B\"");
+    let bench = server("idle_timeout = \"3s\"\nupload_rate = \"0B\"");
     let mut client = bench.client(&head("Content-Length: 1000000000"));
     let mut sender = client.again();
     let sending = thread::spawn(move || while sender.try_send([b'x'; 10_000]) {});
@@ -541,7 +541,7 @@ impl http_body::Body for Pieces {
 
 #[test]
 fn an_http_2_connection_is_not_idle_while_content_still_arrives() {
-    let bench = server("header_timeout = \"200ms\"");
+    let bench = server("header_timeout = \"1s\"");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (pieces, body) = tokio::sync::mpsc::channel(1);
     pieces.try_send(Bytes::from(much())).unwrap();

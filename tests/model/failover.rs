@@ -40,16 +40,16 @@ pub struct Data {
     floor: u8,
     has_member: bool,
     members_lost: bool,
-    /// The longest lease that meta tells is a long one.
+    /// The longest lease in meta is a long one.
     is_long: bool,
     entry: Option<Entry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Server {
-    /// Whom it follows; `None` for a primary.
+    /// The server that it follows; `None` for a primary.
     follows: Option<usize>,
-    /// Number of the promotion that made it a primary, or the highest of those whom it followed.
+    /// Number of the promotion that made it a primary, or the highest of those that it followed.
     term: u8,
     data: Data,
 }
@@ -70,7 +70,7 @@ pub struct Sync {
 pub struct Proxy {
     /// The server that it is connected to.
     at: usize,
-    /// Who that was when it connected ([`Failover::identity`]).
+    /// The identity of that server when it connected ([`Failover::identity`]).
     peer: u8,
     applied: Stamp,
     mark: u8,
@@ -191,10 +191,10 @@ pub enum Action {
     SetClockForward,
 }
 
-/// Property: a read that begins now and asks nobody gets nothing older than an acknowledged write.
+/// Property: a read that begins now and is answered from memory gets nothing older than an acknowledged write.
 pub const HELD: &str = "memory under a lease shows the last acknowledged write";
-/// The same of a read that asks the server that its proxy is connected to, and believes it.
-pub const ASKED: &str = "what a server vouches for shows the last acknowledged write";
+/// The same of a read that is answered by the server that its proxy is connected to, if the proxy trusts that server.
+pub const VOUCHED: &str = "what a server vouches for shows the last acknowledged write";
 
 impl Model for Failover {
     type State = State;
@@ -254,7 +254,7 @@ impl Model for Failover {
         for proxy in 0..2 {
             self.actions_of_proxy(state, proxy, actions);
         }
-        // Nobody asks for what is of no use any more.
+        // No step reads what has no effect any more.
         if state.left.reads > 0 && state.proxies[READER].at != NOWHERE && !is_last(state) {
             actions.push(Action::Fetch);
         }
@@ -279,7 +279,7 @@ impl Model for Failover {
             Property::always(HELD, |_, state: &State| {
                 held_hit(&state.proxies[READER]).is_none_or(|entry| entry.value >= state.acknowledged)
             }),
-            Property::always(ASKED, |model: &Failover, state: &State| {
+            Property::always(VOUCHED, |model: &Failover, state: &State| {
                 model.asked_hits(state).into_iter().flatten().all(|entry| entry.value >= state.acknowledged)
             }),
         ]
@@ -410,7 +410,7 @@ impl Failover {
 
     // ---- A server ----
 
-    /// Whom an epoch belongs to: a server, and since when it runs. One that was deposed has another term.
+    /// The server that an epoch belongs to, and since when it runs. One that was deposed has another term.
     fn identity(&self, state: &State, server: usize) -> u8 {
         let term = if self.obeys(Rule::DeposedRestart) { state.servers[server].term } else { 0 };
         server as u8 + SERVERS as u8 * term
@@ -437,7 +437,7 @@ impl Failover {
         if !was_primary {
             return;
         }
-        // A proxy that waits for its replicas is told that it has none any more.
+        // A proxy that waits for its replicas learns that it has none any more.
         for proxy in &mut state.proxies {
             proxy.sync = proxy.sync.filter(|sync| sync.server != index);
             if proxy.at == index && self.obeys(Rule::DemotionDropsClients) {
@@ -476,7 +476,7 @@ impl Failover {
         }
         let is_known = proxy.applied.epoch == data.last.epoch && proxy.applied.sequence >= data.floor;
         let mark = if is_known { data.mark } else { data.last.sequence };
-        // What members would tell if meta did not.
+        // The longest lease of the members, where meta has none.
         let is_long = data.is_long && self.obeys(Rule::LongestLeaseInMeta);
         proxy.sync = Some(Sync { server, acks: 0, sent, last: data.last, mark, is_long });
     }
@@ -574,8 +574,8 @@ impl Failover {
         } else {
             is_change && self.obeys(Rule::AgeByOwnClock)
         };
-        let told = if state.is_forward { 0 } else { epoch };
-        let begun = if by_own_clock { told.max(met) } else { told };
+        let known = if state.is_forward { 0 } else { epoch };
+        let begun = if by_own_clock { known.max(met) } else { known };
         let is_long = state.write.is_long || state.proxies[WRITER].knows_long;
         end(state, begun, is_long, self.bounds.lengths);
         state.acknowledged = state.upstream;
@@ -622,7 +622,7 @@ fn meet(state: &mut State, proxy: usize, epoch: u8) {
     }
 }
 
-/// A time passes that ends what was asked for before `point`; a short time does not end the reader's if that `has_long`.
+/// A time passes that ends the leases requested before `point`; a short time does not end the reader's if that `has_long`.
 fn end(state: &mut State, point: u8, is_long: bool, has_long: bool) {
     for (index, proxy) in state.proxies.iter_mut().enumerate() {
         if index == READER && has_long && !is_long {

@@ -50,7 +50,7 @@ pub struct Bounds {
     pub unsynced: bool,
     /// Only the first proxy writes, and only the others read.
     pub roles: bool,
-    /// Whether each state is also asked whether it settles.
+    /// Whether each state is also checked for [`SETTLES`].
     pub settles: bool,
 }
 
@@ -86,7 +86,7 @@ pub enum Action {
     HandleLeave(usize),
     Trim,
     Snapshot,
-    /// By (or, for a lost reply, to) whom.
+    /// The proxy that sent it, or for a lost reply the one that it was for.
     Fault(Fault, usize),
 }
 
@@ -298,7 +298,7 @@ impl Fleet {
 
     // ---- Redis: each of these is one script there ----
 
-    /// Whether Redis, and each proxy that asks it, believes that nothing was lost.
+    /// Whether Redis shows no loss to the proxies that read from it.
     fn is_whole(&self, redis: &Redis) -> bool {
         redis.last.epoch != 0
             && !(redis.restarted && self.obeys(Rule::EpochByRunId))
@@ -398,9 +398,9 @@ impl Fleet {
     }
 
     fn handle_leave(&self, state: &mut State, proxy: usize) {
-        let who = if self.obeys(Rule::IdOfOneProcess) { gone(proxy) } else { bit(proxy) };
+        let removed = if self.obeys(Rule::IdOfOneProcess) { gone(proxy) } else { bit(proxy) };
         state.leaving &= !(gone(proxy) | bit(proxy));
-        state.redis.members &= !who;
+        state.redis.members &= !removed;
     }
 
     fn trim(&self, redis: &mut Redis) {
@@ -536,7 +536,7 @@ impl Fleet {
         }
     }
 
-    /// From here on its records are of a process that is no more.
+    /// From here on its records belong to a process that has ended.
     fn forget_process(&self, state: &mut State, index: usize) {
         let renamed = |set: u8| if set & bit(index) == 0 { set } else { set & !bit(index) | gone(index) };
         for redis in state.snapshot.iter_mut().chain([&mut state.redis]) {
@@ -564,7 +564,7 @@ impl Fleet {
         self.l1_hit(proxy).is_none_or(|entry| entry.value >= state.acknowledged)
     }
 
-    /// What a read gets that asks nobody.
+    /// What a read gets from memory alone.
     fn l1_hit(&self, proxy: &Proxy) -> Option<Entry> {
         let is_leased = proxy.lease.is_some() || !self.obeys(Rule::LeaseOnHit);
         let is_of_epoch = |stamp: Stamp| stamp.epoch == proxy.applied.epoch || !self.obeys(Rule::L1ClearedByEpoch);
@@ -617,7 +617,7 @@ impl Fleet {
         }
     }
 
-    /// What proxies do when nothing is in their way.
+    /// What proxies do without faults.
     fn calm(&self, state: &mut State) {
         for index in 0..self.bounds.writes {
             let write = state.writes[index];

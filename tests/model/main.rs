@@ -19,7 +19,7 @@ use std::hash::Hash;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use failover::{ASKED, Budget, Failover, HELD};
+use failover::{Budget, Failover, HELD, VOUCHED};
 use fleet::{Bounds, FETCH, Fault, Fleet, L1, L2, SETTLES};
 use recovery::{OPEN_L1, OPEN_L2, Recovery};
 use rule::Rule;
@@ -267,15 +267,15 @@ const ALONE_WITH_LENGTHS: failover::Bounds =
 const FAILOVER_LACKS: &[(&[Rule], failover::Bounds, &str)] = &[
     (&[Rule::SyncsReplicated], ONE_OF_TWO, HELD),
     (&[Rule::WritesReplicated], ONE_OF_TWO, HELD),
-    (&[Rule::ProofForViews], ONE_OF_TWO, ASKED),
-    (&[Rule::ProofForViews], STRICT, ASKED),
-    (&[Rule::ProofOfItsEpoch], ONE_OF_TWO, ASKED),
+    (&[Rule::ProofForViews], ONE_OF_TWO, VOUCHED),
+    (&[Rule::ProofForViews], STRICT, VOUCHED),
+    (&[Rule::ProofOfItsEpoch], ONE_OF_TWO, VOUCHED),
     (&[Rule::AgeFromReplicatedAnswer], ONE_OF_TWO, HELD),
     (&[Rule::AgeByOwnClock], ALONE, HELD),
     (&[Rule::LongestLeaseInMeta], ALONE_WITH_LENGTHS, HELD),
     (&[Rule::ReplicasNeverGoBack], ONE_OF_TWO, HELD),
-    (&[Rule::DemotionDropsClients], ONE_OF_TWO, ASKED),
-    (&[Rule::DeposedRestart], BACK, ASKED),
+    (&[Rule::DemotionDropsClients], ONE_OF_TWO, VOUCHED),
+    (&[Rule::DeposedRestart], BACK, VOUCHED),
 ];
 
 #[test]
@@ -370,7 +370,7 @@ const START_ALONE: recovery::Bounds =
 const LEAVE: recovery::Bounds = recovery::Bounds { budget: recovery::Budget { leaves: 1, ..ONE_PAUSE }, ..PAUSE };
 const EXPELLED: recovery::Bounds =
     recovery::Bounds { budget: recovery::Budget { expels: 1, ..ONE_PAUSE }, ..PAUSE };
-/// One that starts in a long outage, and is the only one to write.
+/// A proxy that starts in a long outage is the only one that writes.
 const NEWCOMER: recovery::Bounds = recovery::Bounds {
     budget: recovery::Budget { starts: 1, late: 1, syncs: 4, ..ONE_PAUSE },
     is_long: true,
@@ -401,7 +401,7 @@ const FLUSH_AND_PAUSE: recovery::Bounds =
     recovery::Bounds { budget: recovery::Budget { pauses: 1, late: 0, syncs: 3, ..FLUSHED.budget }, ..FLUSHED };
 const YOUNG: recovery::Bounds =
     recovery::Bounds { budget: recovery::Budget { pauses: 1, late: 1, ..ONE_PAUSE }, unsynced: Some(1), ..PAUSE };
-/// The writer dies, and nobody knows it.
+/// The writer dies, and no other proxy has seen it.
 const RENEWING: recovery::Bounds = recovery::Bounds {
     budget: recovery::Budget { pauses: 1, crashes: 1, late: 1, syncs: 4, ..ONE_PAUSE },
     renews: true,

@@ -1,4 +1,4 @@
-//! Recovery after Redis was away: who may be trusted to have delivered the invalidations that it kept while it was
+//! Recovery after Redis was away: which proxies have certainly delivered the invalidations that it kept while it was
 //! acknowledging writes on its own (`on_outage = "forward"`), although Redis executes commands late that their senders have
 //! long given up. What concerns neither (nudges, intents, fetches, replicas) is in [`crate::fleet`] and [`crate::failover`].
 //!
@@ -90,7 +90,7 @@ pub enum Command {
         seen: Seen,
         applied: (u8, u8),
     },
-    /// Of a member that was given up, by one who had read this generation.
+    /// Of a member that was given up, by a proxy that had read this generation.
     Dismiss {
         member: usize,
         number: u8,
@@ -112,7 +112,7 @@ pub enum Request {
     Sent(u8),
     Reply {
         sent: u8,
-        /// It asked who is behind.
+        /// It asks for the members that are behind.
         asks: bool,
         seen: Seen,
         sequence: u8,
@@ -219,7 +219,7 @@ pub struct Bounds {
     pub is_long: bool,
     /// Invalidations are executed late, too.
     pub late_invalidations: bool,
-    /// Nobody writes but the second proxy.
+    /// Only the second proxy writes.
     pub one_writer: bool,
     /// The first proxy may see the reply of its sync later.
     pub slow_replies: bool,
@@ -229,7 +229,7 @@ pub struct Bounds {
     pub is_alone: bool,
     /// The epoch is young in the beginning, and this proxy has not synced in it.
     pub unsynced: Option<usize>,
-    /// A silence that began in a young epoch begins another epoch: nobody waits for those who are not members.
+    /// A silence that began in a young epoch begins another epoch: no write waits for proxies that are not members.
     pub renews: bool,
     /// Only that all settles is looked at.
     pub settles: bool,
@@ -238,7 +238,7 @@ pub struct Bounds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct State {
     now: u8,
-    /// Of each proxy: leases asked for before this are over.
+    /// Of each proxy: leases requested before this are over.
     over: [u8; PROXIES],
     upstream: u8,
     acknowledged: u8,
@@ -301,7 +301,7 @@ pub const OPEN_L2: &str = "an open gate shows nothing older from Redis";
 pub const RECOVERS: &str = "all gates open again";
 
 const START: u8 = 2;
-/// The epoch before, for who has not synced since.
+/// The epoch before, for proxies that have not synced since.
 const BEFORE: u8 = 1;
 /// The generation in the beginning.
 const RAISED: u8 = 1;
@@ -449,7 +449,7 @@ impl Model for Recovery {
                 model.bounds.strict || is_fresh(state, l1)
             }),
             Property::always(OPEN_L2, |_: &Recovery, state: &State| {
-                // Who finds it there asks for the marks, too.
+                // A proxy that finds it there reads the marks, too.
                 let redis = &state.redis;
                 let is_there =
                     |entry: &Entry| !redis.is_away && entry.epoch == redis.epoch && entry.sequence >= redis.mark;
@@ -873,7 +873,7 @@ impl Recovery {
             if let Some(Command::Sync { proxy, number, sent, applied, .. }) = place
                 && state.proxies[*proxy].request != Request::Sent(*number)
             {
-                // Nobody takes the reply.
+                // The reply is not read.
                 *sent = 0;
                 if !state.proxies.iter().any(|proxy| matches!(proxy.write, Write::IssuedStamp { .. })) && is_last {
                     *applied = (0, 0);
@@ -982,10 +982,10 @@ impl Recovery {
         proxy.gate = if opens { Gate::Open } else { Gate::Closed { saw_outage, before, awaited, strangers } };
     }
 
-    /// Those whom the proxy awaits do not come, nor strangers.
+    /// The proxies that it awaits do not return, nor do unknown ones.
     fn may_give_up(&self, state: &State, index: usize) -> bool {
         let Gate::Closed { saw_outage, awaited, strangers, .. } = state.proxies[index].gate else { return false };
-        // Who has seen the outage does it sooner.
+        // A proxy that has seen the outage does it sooner.
         let sees = |proxy: &Proxy| proxy.is_alive && matches!(proxy.gate, Gate::Closed { saw_outage: true, .. });
         let is_first = saw_outage || !self.obeys(Rule::SeersFirst) || !state.proxies.iter().any(sees);
         let mut others = (0..PROXIES).filter(|other| awaited & (1 << other) != 0);
@@ -1025,7 +1025,7 @@ impl Recovery {
 
     // ---- No further faults ----
 
-    /// From here on nothing breaks. Nobody is given up unless a proxy has died.
+    /// From here on there are no faults. No member is given up unless a proxy has died.
     fn recovers(&self, mut state: State) -> bool {
         let is_any_lost = state.proxies.iter().any(|proxy| proxy.has_started && !proxy.is_alive);
         if state.redis.is_away {
@@ -1208,13 +1208,13 @@ fn lose_store(state: &mut State, index: usize) {
     proxy.absence = Some(Absence { since, has_gap: !is_away, ..Absence::default() });
 }
 
-/// Nothing that this proxy asked for until now gives it a lease any more.
+/// No sync that this proxy has sent until now gives it a lease any more.
 fn end_leases(state: &mut State, index: usize) {
     state.now += 1;
     state.over[index] = state.now;
 }
 
-/// All leases end; who has been without the store meanwhile has waited for that.
+/// All leases end; a proxy that has been without the store meanwhile has waited for that.
 fn time_passes(state: &mut State, length: Length) {
     let redis = &mut state.redis;
     if redis.unheard == Length::None {
@@ -1237,7 +1237,7 @@ fn time_passes(state: &mut State, length: Length) {
     }
 }
 
-/// Who is there and has just not noticed that Redis is back comes in time.
+/// A live proxy that has not noticed yet that Redis is back returns in time.
 fn comes_soon(proxy: &Proxy) -> bool {
     proxy.is_alive && proxy.absence.is_some()
 }

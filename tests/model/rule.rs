@@ -82,7 +82,7 @@ pub enum Rule {
     StrictGatesLapse,
     /// A lapsed lease closes the gate, as a failed sync does: at that moment, whatever sync is under way.
     LapseCloses,
-    /// A reply opens a gate only if its sync asked who is behind.
+    /// A reply opens a gate only if its sync asked for the members that are behind.
     AskedWhenClosed,
     /// The first sync that is executed after a silence of the whole fleet raises the generation.
     SilenceRaises,
@@ -108,7 +108,7 @@ pub enum Rule {
     RootBeforeOpening,
     /// Also where its last sync was in the epoch before.
     RootInAnyEpoch,
-    /// One that saw no outage opens without another only after those who did.
+    /// One that saw no outage opens without another only after those that did.
     SeersFirst,
     /// The record of one that was given up is removed only if the generation is the same.
     DismissOfItsGeneration,
@@ -132,9 +132,9 @@ pub enum Rule {
     NewcomersHold,
     /// Nor does one that may have been given up since its last sync.
     LapsedMembersHold,
-    /// After a long silence it is waited for those whom nobody knows.
+    /// After a long silence a proxy also waits for proxies that no record names.
     WaitsForStrangers,
-    /// Also by one who saw no outage, and finds nobody behind.
+    /// Also a proxy that saw no outage, and finds no member behind.
     StrangersAwaitedByAll,
     /// So it is after a silence that began in a young epoch.
     WaitsInYoungEpoch,

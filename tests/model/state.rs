@@ -132,7 +132,7 @@ pub struct Write {
     /// What its invalidation took, and when.
     pub stamp: Stamp,
     pub point: u8,
-    /// Who may hold a lease and has not acknowledged.
+    /// Proxies that may hold a lease and have not acknowledged.
     pub holders: Set,
     /// Those of them that have synced since.
     pub renewed: Set,
@@ -155,7 +155,7 @@ pub struct State {
     pub faults: u8,
     pub syncs: u8,
     pub reads: u8,
-    /// Redis lost an intent that was to be carried out: nobody can know of that write any more.
+    /// Redis lost an intent that was to be carried out: no proxy can learn of that write any more.
     pub intent_lost: bool,
     pub redis: Redis,
     pub snapshot: Option<Redis>,
@@ -178,7 +178,7 @@ impl State {
         state
     }
 
-    /// Nobody has synced yet.
+    /// No proxy has synced yet.
     pub fn empty(faults: u8) -> State {
         let redis = Redis {
             last: Stamp { epoch: 1, sequence: 1 },
@@ -208,7 +208,7 @@ impl State {
         }
     }
 
-    /// Time passes: what was asked for before `point` is over.
+    /// Time passes: leases requested before `point` are over.
     pub fn end_leases(&mut self, point: u8) {
         self.over = self.over.max(point);
         for proxy in &mut self.proxies {

@@ -59,7 +59,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Each by itself. What belongs to a scenario is not among them.
+    /// The kinds that any run may have, without those of arranged scenarios.
     pub const ALL: [Kind; 33] = [
         Kind::Slow,
         Kind::RequestsLost,
@@ -118,8 +118,7 @@ impl Kind {
     }
 }
 
-/// What a seed is about: kinds of faults that do most harm together, and for some of them clients and settings without which they
-/// hardly ever do any.
+/// The scenario of a seed: kinds of faults that do most harm together, and the clients and settings that some of them need to do harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
     /// With any other kinds.
@@ -136,8 +135,8 @@ pub enum Scenario {
     SyncLeftBehind,
 }
 
-/// Whether a seed is about a scenario that is arranged: five in 25 are. That the seeds of the others go on as they were keeps the
-/// recorded ones valid.
+/// Whether a seed has an arranged scenario: five in 25 have. The runs of the other seeds stay as they were, so that recorded seeds stay
+/// valid.
 pub fn is_arranged(seed: u64) -> bool {
     matches!(seed % 25, 3 | 13 | 18 | 21 | 23)
 }
@@ -158,7 +157,7 @@ impl Scenario {
         Scenario::OutageForAll,
     ];
 
-    /// Those that take more chances to show something are there more than once.
+    /// Scenarios that seldom show something are listed more than once.
     const ARRANGED: [Scenario; 8] = [
         Scenario::OutageForAll,
         Scenario::OutageForAll,
@@ -170,7 +169,7 @@ impl Scenario {
         Scenario::EpochUnseen,
     ];
 
-    /// What a seed is about.
+    /// The scenario of a seed.
     pub fn of(seed: u64, world: &World) -> Scenario {
         match seed % 25 {
             21 => Scenario::SyncLeftBehind,
@@ -203,7 +202,7 @@ impl Scenario {
     }
 }
 
-/// The fleet: proxies come and go, places stay.
+/// The fleet: a fixed number of places. A proxy that ends leaves its place to a new one.
 pub struct Fleet {
     site: Arc<Site>,
     places: Vec<Mutex<Option<Arc<Proxy>>>>,
@@ -259,7 +258,7 @@ impl Fleet {
     }
 }
 
-/// Injects faults.
+/// Injects the faults of a run.
 pub struct Chaos {
     world: Arc<World>,
     fleet: Arc<Fleet>,
@@ -353,8 +352,8 @@ impl Chaos {
         }
     }
 
-    /// One proxy is stopped until an outage has begun: so long that a write which waits for it expels it, and so short that it takes itself
-    /// for a member.
+    /// One proxy is stopped until an outage has begun: long enough for a waiting write to expel it, and too short for it to notice that it is
+    /// no member any more.
     async fn freeze_before(&self) -> Option<Arc<Proxy>> {
         let proxy = self.fleet.any(&self.world)?;
         let lasts = self.fleet.site.settings.lease + self.world.millis(150, 300);
@@ -491,8 +490,8 @@ impl Chaos {
         });
     }
 
-    /// Members are lost while all proxies with leases are away, and the first that notices is a new proxy, which knows no other epoch. It gets
-    /// writes at once.
+    /// Members are lost while all proxies with leases are away, and the first proxy that notices is a new one, which has seen no other epoch. It
+    /// gets writes at once.
     fn begin_unseen(&self, lasts: Duration) {
         let lost = *self.world.pick(&[Kind::MembersLost, Kind::AllCoordinationLost, Kind::Flushed]);
         let links = self.world.links();

@@ -5,8 +5,8 @@
 //! `LARDER_SIM_SEEDS=100000` that many of each. A seed that fails is printed with its trace; `LARDER_SIM_SEED=123` runs it alone, and
 //! prints its trace (with `-- --nocapture`). Seeds of runs with rules begin at [`WITH_RULES`], those with mixed rules at [`MIXED_RULES`].
 //!
-//! The checker must find each flaw with the seed recorded here. That it finds the flaws of arranged scenarios in
-//! general, and not with one seed alone, is shown by `cargo test --release --test simulation -- --ignored`.
+//! The checker must find each flaw with the seed recorded here. `cargo test --release --test simulation -- --ignored` shows that it finds
+//! the flaws of arranged scenarios with other seeds too.
 //!
 //! | module | owns |
 //! |---|---|
@@ -49,7 +49,7 @@
 //! Checked are reads through proxies whose rules map writes to the family, whichever proxy acknowledged them.
 //!
 //! **A deposed primary.** With `wait_replicas` there are three servers: one becomes the primary, as it is or as it was, some
-//! proxies go on asking the one before, and the third follows one of them at a time, or none for a while.
+//! proxies stay connected to the one before, and the third follows one of them at a time, or none for a while.
 //!
 //! **Not simulated.** Clocks that run at different rates; coalescing across proxies; the sweeper. A frozen proxy serves, sends and
 //! receives nothing, but the cache's own timers go on.
@@ -84,7 +84,7 @@ const SEEDS: u64 = 1000;
 /// Events that must occur in some run, or the runs show nothing.
 const COVERED: [&str; 50] = [
     "memory hit",
-    "asked hit",
+    "hit after a request to the store",
     "joined",
     "fetched",
     "invalidated",
@@ -111,7 +111,7 @@ const COVERED: [&str; 50] = [
     "nothing",
     "expired",
     "stale on error",
-    "softened hit",
+    "soft-invalidated hit",
     "grace over",
     "grace kept",
     "promoted",
@@ -122,7 +122,7 @@ const COVERED: [&str; 50] = [
     "unreplicated",
     "reached later",
     "deposed",
-    "asked the deposed",
+    "request to the deposed primary",
     "leases differ",
     "wall clock set",
     "promised while away",
@@ -162,7 +162,7 @@ const COVERED_WITH_RULES: [&str; 26] = [
     "warms again",
     "prefetched",
     "served what was prefetched",
-    "softened hit",
+    "soft-invalidated hit",
     "joined",
     "promised while away",
     "delivered later",
@@ -181,8 +181,8 @@ const COVERED_WITH_MIXED_RULES: [&str; 6] = [
     "promised while away",
 ];
 
-/// Runs these seeds of a range, from the first one round to it, until one fails or all are done; the first that failed, if any, and what
-/// was counted. Seeds of the range count from `base`.
+/// Runs the seeds of a range, beginning at the first of these and wrapping at its end, until one fails or all are done. Returns the first
+/// that failed, if any, and the counts. Seeds of the range count from `base`.
 fn explore(
     base: u64,
     (first, seeds): (u64, u64),
@@ -213,7 +213,7 @@ fn explore(
     (failed.into_inner().unwrap(), counts.into_inner().unwrap())
 }
 
-/// Fails with everything that is needed to look into a seed.
+/// Fails, and prints the trace of the seed and how to run it alone.
 fn show(failed: &Outcome) -> ! {
     let again = run(failed.seed, None, true);
     let lines = again.trace.len();

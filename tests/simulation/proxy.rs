@@ -36,7 +36,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 
 use super::registers::{Answer, Floor, Register, Upstream, Value, Values, Written};
-use super::requests::{Cookie, Form, Question, Read, Request, Rules, Ruling};
+use super::requests::{Cookie, Form, Read, Request, Rules, Ruling, UpstreamRead};
 use super::store::{Link, SimulatedStore};
 use super::warming::WarmingState;
 use super::world::{Carried, World};
@@ -64,7 +64,7 @@ pub struct Settings {
     pub patience: Duration,
 }
 
-/// What all proxies of a run have in common.
+/// What all proxies of a run share.
 pub struct Site {
     pub world: Arc<World>,
     pub upstream: Upstream,
@@ -237,8 +237,8 @@ impl Site {
             None => {
                 let register = request.register();
                 let (key, label, tags) = (cache_key(register), label(register), Site::tags(register));
-                let question = Question::Value(register);
-                Read { question, key, label, tags, group: Some(Site::group()), repeatable: None }
+                let sent = UpstreamRead::Value(register);
+                Read { sent, key, label, tags, group: Some(Site::group()), repeatable: None }
             }
         }
     }
@@ -367,7 +367,7 @@ impl Proxy {
 
 /// Reads.
 impl Proxy {
-    /// A client's read: what it is given, or `None` if there was no answer. Must be given what is new enough.
+    /// A client's read: the value that it gets, or `None` if there was no answer. The value must be new enough.
     pub async fn read(self: Arc<Proxy>, request: Request) -> Option<Value> {
         let register = request.register();
         let least = self.least(register);
@@ -397,8 +397,8 @@ impl Proxy {
         self.site.acknowledged.of(register).max(self.own.of(register))
     }
 
-    /// A caller that was logged out before the read began, and one that never logged in, must be given nothing. `least`: the lowest
-    /// version of a cookie that was not known to be worthless.
+    /// A caller that was logged out before the read began, or never logged in, must get nothing. `least`: the lowest version of a cookie that
+    /// no acknowledged logout had made invalid.
     fn judge_caller(&self, cookie: Cookie, least: Value, (value, how): (Option<Value>, &'static str)) {
         let world = &self.site.world;
         let was_never = cookie.version > self.site.upstream.value(cookie.session);
@@ -409,15 +409,13 @@ impl Proxy {
             return;
         }
         world.count(match how {
-            "memory hit" | "asked hit" => "hit of an authorized caller",
+            "memory hit" | "hit after a request to the store" => "hit of an authorized caller",
             _ => "answer to an authorized caller",
         });
         if was_never || cookie.version < least {
             let why = if was_never { "never logged in" } else { "had been logged out" };
             let name = self.name();
-            world.accuse(format!(
-                "{name} gave something ({how}) to the caller with the cookie {cookie}, who {why}"
-            ));
+            world.accuse(format!("{name} gave something ({how}) to the caller with the cookie {cookie}: {why}"));
         }
     }
 
@@ -427,12 +425,12 @@ impl Proxy {
             let (verdict, how) = self.answered(check).await;
             let status = verdict.and_then(|verdict| StatusCode::from_u16(verdict as u16).ok());
             let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
-            if how == "memory hit" || how == "asked hit" {
+            if how == "memory hit" || how == "hit after a request to the store" {
                 self.site.world.count("stored verdict");
             }
             if Authorization::of(status) != Authorization::Granted {
                 let read = self.site.read_of(request);
-                return match self.site.upstream.ask(read.question).await {
+                return match self.site.upstream.answer(read.sent).await {
                     Some(Answer::Value(value)) => (Some(value), "passed"),
                     Some(Answer::Refused | Answer::Granted) => (None, REFUSED),
                     None => (None, "no answer"),
@@ -455,44 +453,47 @@ impl Proxy {
         }
     }
 
-    /// Looks up what is stored. Returns also whether the store was asked.
+    /// Looks up what is stored. Returns also whether a request to the store was needed.
     pub async fn look_up(&self, read: &Read) -> (Lookup, bool) {
         let fields = HeaderMap::new();
-        let mut asked = false;
+        let mut is_sent = false;
         let lookup = {
             let tags = || read.tags.clone().into();
             let lookup = self.cache.lookup(read.key.clone(), &fields, || read.label.clone(), tags);
             let mut lookup = pin!(lookup);
             poll_fn(|context| {
                 let polled = lookup.as_mut().poll(context);
-                asked |= polled.is_pending();
+                is_sent |= polled.is_pending();
                 polled
             })
             .await
         };
-        (lookup, asked)
+        (lookup, is_sent)
     }
 
     /// None if it followed a fetch whose response cannot be shared with it.
     async fn attempt(self: &Arc<Proxy>, read: &Read, alone: bool) -> Option<(Option<Value>, &'static str)> {
-        let (lookup, asked) = self.look_up(read).await;
+        let (lookup, is_sent) = self.look_up(read).await;
         let stale = match &lookup.found {
             Found::Current(entry) if self.site.world.happens(EXPIRED) => Some(Arc::clone(entry)),
             Found::Current(entry) => {
                 self.count_hit(read, entry);
-                return Some((Some(value_in(entry)), if asked { "asked hit" } else { "memory hit" }));
+                return Some((
+                    Some(value_in(entry)),
+                    if is_sent { "hit after a request to the store" } else { "memory hit" },
+                ));
             }
             Found::SoftInvalidated(entry) if self.site.world.happens(EXPIRED) => Some(Arc::clone(entry)),
             Found::SoftInvalidated(entry) => {
                 let value = value_in(entry);
                 self.count_hit(read, entry);
                 self.revalidate(read, lookup);
-                return Some((Some(value), "softened hit"));
+                return Some((Some(value), "soft-invalidated hit"));
             }
             _ => None,
         };
         // No stale verdict is used (`stale_if_unreachable`).
-        let stale = stale.filter(|_| !matches!(read.question, Question::Check(_)));
+        let stale = stale.filter(|_| !matches!(read.sent, UpstreamRead::Check(_)));
         self.site.world.count(match &lookup.found {
             Found::Current(_) | Found::SoftInvalidated(_) => "expired",
             Found::Invalidated => "invalidated",
@@ -521,7 +522,7 @@ impl Proxy {
         }
     }
 
-    /// Fetches what was given out although soft-invalidated.
+    /// Refetches a response that was served although soft-invalidated.
     fn revalidate(self: &Arc<Proxy>, read: &Read, lookup: Lookup) {
         let role = self.inflight.join(lookup.cache_key.hash, lookup.view.as_ref(), std::time::Instant::now());
         if let FetchRole::Lead(permit) = role {
@@ -532,7 +533,7 @@ impl Proxy {
     fn count_hit(&self, read: &Read, entry: &Entry) {
         self.count_for_prefetch(read);
         let headers = &entry.response().expect("only responses are stored").headers;
-        let (origin, by) = (headers.get(ORIGIN), headers.get(ORIGIN_PROXY));
+        let (origin, by) = (headers.get(&ORIGIN), headers.get(&ORIGIN_PROXY));
         let is_elsewhere = by.is_some_and(|by| by.as_bytes() != self.name().as_bytes());
         let what = match origin.map(HeaderValue::as_bytes) {
             Some(b"write") if is_elsewhere => "served the response to a write through another proxy",
@@ -602,12 +603,12 @@ impl Proxy {
         origin: Origin,
     ) {
         permit.until_begun(None).await;
-        let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
-        let (status, value) = match (self.site.upstream.ask(read.question).await, read.question) {
+        let request_time = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
+        let (status, value) = match (self.site.upstream.answer(read.sent).await, read.sent) {
             (Some(Answer::Value(value)), _) => (StatusCode::OK, value),
             // A verdict is nothing but a status.
             (Some(Answer::Granted), _) => (StatusCode::OK, u64::from(StatusCode::OK.as_u16())),
-            (Some(Answer::Refused), Question::Check(_)) => {
+            (Some(Answer::Refused), UpstreamRead::Check(_)) => {
                 (StatusCode::UNAUTHORIZED, u64::from(StatusCode::UNAUTHORIZED.as_u16()))
             }
             (Some(Answer::Refused), _) => return permit.finish(FetchOutcome::Unshared),
@@ -619,7 +620,7 @@ impl Proxy {
             }
         };
         let stamp = lookup.view.map(|view| view.stamp);
-        let mut entry = entry(&read, (status, value), asked, stamp, self.origin(origin));
+        let mut entry = entry(&read, (status, value), request_time, stamp, self.origin(origin));
         if stamp.is_none() {
             entry.stamp.sequence = UNSTAMPED;
             return permit.finish(FetchOutcome::Validated(Arc::new(entry)));
@@ -631,7 +632,7 @@ impl Proxy {
         self.cache.store_shared(&entry, &place).await;
     }
 
-    /// Fields that say where an entry comes from. Entries that clients caused have none.
+    /// Fields that name the origin of an entry. Entries that client requests caused have none.
     fn origin(&self, origin: Origin) -> HeaderMap {
         let word = match origin {
             Origin::Read => return HeaderMap::new(),
@@ -754,8 +755,8 @@ impl Proxy {
     /// Stores the response to a write when the client has received it.
     async fn store_answer(self: Arc<Proxy>, read: Read, value: Value, stamp: Stamp, hold: Hold) {
         tokio::time::sleep(self.site.world.millis(0, 20)).await;
-        let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
-        let entry = entry(&read, (StatusCode::OK, value), asked, Some(stamp), self.origin(Origin::Write));
+        let request_time = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
+        let entry = entry(&read, (StatusCode::OK, value), request_time, Some(stamp), self.origin(Origin::Write));
         let place = placement(&read);
         self.site.world.count("stored the response to a write");
         let entry = self.cache.store_in_memory(entry, &place);
@@ -820,13 +821,13 @@ impl Proxy {
     }
 }
 
-/// Share of current entries that are stale, so that upstream is asked, or they are served if it fails.
+/// Share of current entries that are stale: they are revalidated, and served if upstream fails.
 const EXPIRED: f64 = 0.08;
 
 /// In place of the stamp of a response that was fetched while the store was away.
 const UNSTAMPED: u64 = u64::MAX;
 
-/// How a read ends that upstream refuses.
+/// The outcome of a read that upstream refuses.
 const REFUSED: &str = "refused by upstream";
 
 /// The fields of an entry that say what caused it, and in which proxy.
@@ -868,27 +869,16 @@ fn value_in(entry: &Entry) -> Value {
 fn entry(
     read: &Read,
     (status, value): (StatusCode, Value),
-    asked: SystemTime,
+    request_time: SystemTime,
     stamp: Option<Stamp>,
     headers: HeaderMap,
 ) -> Entry {
     let stamp = stamp.unwrap_or(Stamp { epoch: Epoch(0), sequence: 0 });
     let tags: Vec<Tag> = read.tags.iter().chain(&read.group).cloned().collect();
-    let freshness = Freshness {
-        request_time: asked,
-        response_time: asked,
-        initial_age: Duration::ZERO,
-        lifetime: Duration::from_secs(60),
-        source: LifetimeSource::MaxAge,
-        always_validate: false,
-        never_stale: false,
-        stale_while_revalidate: Duration::ZERO,
-        stale_if_error: Duration::ZERO,
-        stale_if_unreachable: Duration::ZERO,
-    };
+    let freshness = Freshness::with_lifetime(Duration::from_secs(60), LifetimeSource::MaxAge, request_time);
     let response = Response {
         status,
-        headers,
+        headers: headers.into(),
         body: Bytes::copy_from_slice(&value.to_be_bytes()),
         freshness,
         for_credentials: false,

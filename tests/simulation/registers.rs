@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::requests::{Cookie, Question};
+use super::requests::{Cookie, UpstreamRead};
 use super::world::World;
 
 pub type Register = usize;
@@ -15,7 +15,7 @@ pub type Value = u64;
 /// Registers, the newest values of some of them.
 pub type Values = Vec<(Register, Value)>;
 
-/// Upstream. It carries out what was sent to it, even if the sender dies.
+/// Upstream. It carries out every request that was sent, even if the proxy dies.
 pub struct Upstream {
     world: Arc<World>,
     values: Arc<Mutex<Vec<Value>>>,
@@ -67,17 +67,17 @@ impl Upstream {
         self.values.lock().unwrap()[register]
     }
 
-    /// What upstream has at some moment between the question and the answer; `None` if there is no answer.
-    pub async fn ask(&self, question: Question) -> Option<Answer> {
+    /// The value that upstream has at some moment between request and response; `None` if there is no response.
+    pub async fn answer(&self, read: UpstreamRead) -> Option<Answer> {
         let (there, back) = self.ways();
         sleep(there).await;
-        let answer = match question {
-            Question::Value(register) => Answer::Value(self.read(register)),
-            Question::ValueFor(_, cookie) | Question::Check(cookie) if !self.is_of_session(cookie) => {
+        let answer = match read {
+            UpstreamRead::Value(register) => Answer::Value(self.read(register)),
+            UpstreamRead::ValueFor(_, cookie) | UpstreamRead::Check(cookie) if !self.is_of_session(cookie) => {
                 Answer::Refused
             }
-            Question::ValueFor(register, _) => Answer::Value(self.read(register)),
-            Question::Check(_) => Answer::Granted,
+            UpstreamRead::ValueFor(register, _) => Answer::Value(self.read(register)),
+            UpstreamRead::Check(_) => Answer::Granted,
         };
         sleep(back).await;
         (!self.world.happens(0.03)).then_some(answer)

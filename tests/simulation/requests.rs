@@ -82,7 +82,7 @@ const REINVALIDATE_AFTER: Duration = Duration::from_millis(500);
 /// `grace` of the soft rule.
 pub const GRACE: Duration = Duration::from_secs(1);
 
-/// A caller's cookie. The API knows the version of each session; a logout raises it, so that the cookies before it are worthless.
+/// A caller's cookie. The API knows the version of each session; a logout raises it, which makes earlier cookies invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cookie {
     /// The register that counts the logouts of this caller.
@@ -130,9 +130,9 @@ impl Request {
     }
 }
 
-/// What upstream is asked by a read.
+/// What a read requests from upstream.
 #[derive(Debug, Clone, Copy)]
-pub enum Question {
+pub enum UpstreamRead {
     Value(Register),
     /// The value, for this caller alone.
     ValueFor(Register, Cookie),
@@ -143,7 +143,7 @@ pub enum Question {
 /// A read with what the rules say of it.
 #[derive(Debug, Clone)]
 pub struct Read {
-    pub question: Question,
+    pub sent: UpstreamRead,
     pub key: CacheKey,
     pub label: String,
     /// Those that the request is known to have.
@@ -154,7 +154,7 @@ pub struct Read {
     pub repeatable: Option<Uri>,
 }
 
-/// What a write has the proxy do, by the rules.
+/// What the rules say of a write.
 #[derive(Debug, Default)]
 pub struct Ruling {
     pub what: Invalidations,
@@ -166,7 +166,7 @@ pub struct Ruling {
 
 /// The content of a write whose rules take the register from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content {
+pub enum WriteContent {
     Json,
     Form,
     /// Without the value.
@@ -176,19 +176,29 @@ pub enum Content {
     Malformed,
 }
 
-impl Content {
-    pub const ALL: [Content; 6] =
-        [Content::Json, Content::Json, Content::Form, Content::Missing, Content::WrongType, Content::Malformed];
+impl WriteContent {
+    pub const ALL: [WriteContent; 6] = [
+        WriteContent::Json,
+        WriteContent::Json,
+        WriteContent::Form,
+        WriteContent::Missing,
+        WriteContent::WrongType,
+        WriteContent::Malformed,
+    ];
 
     fn text(self, register: Register) -> (&'static str, String) {
         match self {
-            Content::Json => {
+            WriteContent::Json => {
                 ("application/json", format!(r#"{{"id": {register}, "item": {{"id": "{register}"}}}}"#))
             }
-            Content::Form => ("application/x-www-form-urlencoded", format!("id={register}&item[id]={register}")),
-            Content::Missing => ("application/json", r#"{"name": "x", "item": {}}"#.to_owned()),
-            Content::WrongType => ("application/json", r#"{"id": {"x": 1}, "item": {"id": true}}"#.to_owned()),
-            Content::Malformed => ("application/json", format!(r#"{{"id": {register}"#)),
+            WriteContent::Form => {
+                ("application/x-www-form-urlencoded", format!("id={register}&item[id]={register}"))
+            }
+            WriteContent::Missing => ("application/json", r#"{"name": "x", "item": {}}"#.to_owned()),
+            WriteContent::WrongType => {
+                ("application/json", r#"{"id": {"x": 1}, "item": {"id": true}}"#.to_owned())
+            }
+            WriteContent::Malformed => ("application/json", format!(r#"{{"id": {register}"#)),
         }
     }
 
@@ -204,9 +214,9 @@ pub enum Form {
     /// `PUT /r/3`, answered with the new representation.
     Path(Register),
     /// `POST /body`; whether its content is received before it is announced.
-    Body(Register, Content, bool),
+    Body(Register, WriteContent, bool),
     /// `POST /response`
-    Response(Register, Content),
+    Response(Register, WriteContent),
     Soft(Register),
     Again(Register),
     Everything,
@@ -289,12 +299,12 @@ impl Rules {
         let values = route.family.instance_values(&target, presented, None).expect("one value");
         let of_family = route.family.tags_of(&target.readings(), &route.captures, &values);
         let key = key::derive(&target, presented, Some(route.family.key_spec()), &self.redaction);
-        let question = match request.cookie() {
-            Some(cookie) => Question::ValueFor(register, cookie),
-            None => Question::Value(register),
+        let sent = match request.cookie() {
+            Some(cookie) => UpstreamRead::ValueFor(register, cookie),
+            None => UpstreamRead::Value(register),
         };
         Read {
-            question,
+            sent,
             key: repeatable(key),
             label: route.family.label(&route.captures, &values),
             tags: [Tag::root()].into_iter().chain(target.tags()).chain(of_family).collect(),
@@ -316,7 +326,7 @@ impl Rules {
         let presented = PresentedCredentials::without_token(&fields);
         let key = key::derive(&target, presented, Some(verdicts.key_spec()), &self.redaction).of_caller(&fields);
         Read {
-            question: Question::Check(cookie),
+            sent: UpstreamRead::Check(cookie),
             key: repeatable(key),
             label: verdicts.label(&captures, &values),
             tags: [Tag::root()].into_iter().chain(target.tags()).chain(of_family).chain(of_callers).collect(),

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::chaos::{Chaos, Fleet, Kind, Scenario};
 use super::proxy::{End, Proxy, Settings, Site, Target, Write};
 use super::registers::{Floor, Upstream};
-use super::requests::{self, Content, Cookie, Form, Request, Rules};
+use super::requests::{self, Cookie, Form, Request, Rules, WriteContent};
 use super::server::Flaw;
 use super::warming;
 use super::world::World;
@@ -25,13 +25,13 @@ use super::world::World;
 #[derive(Debug)]
 pub struct Outcome {
     pub seed: u64,
-    /// What must not be, and was.
+    /// Violations that were found.
     pub wrong: Vec<String>,
     pub counts: BTreeMap<&'static str, u64>,
     pub trace: Vec<String>,
 }
 
-/// Carries a run out.
+/// Carries out a run.
 pub fn run(seed: u64, flaw: Option<Flaw>, traced: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let world = runtime.expect("a runtime without I/O").block_on(async {
@@ -58,7 +58,7 @@ struct Run {
 struct Clients {
     readers: usize,
     writers: usize,
-    /// The longest that a reader rests, milliseconds; and a writer before a write.
+    /// The longest pause between two requests of a reader, and before a write of a writer, milliseconds.
     rest: u64,
     writers_rest: u64,
     /// Share of writes whose rules are soft.
@@ -187,7 +187,7 @@ impl Run {
         }
         chaos.outlast().await;
         chaos.end();
-        // Clients have stopped to begin anything by now.
+        // By now clients begin no new requests.
         let comes_to_an_end = async { while clients.join_next().await.is_some() {} };
         if timeout(self.longest_write(), comes_to_an_end).await.is_err() {
             self.world.accuse("a request does not come to an end after all faults have ended".to_owned());
@@ -417,7 +417,7 @@ impl Run {
     }
 
     fn hits(&self) -> u64 {
-        self.counted(&["memory hit", "asked hit"])
+        self.counted(&["memory hit", "hit after a request to the store"])
     }
 
     fn counted(&self, events: &[&str]) -> u64 {
@@ -484,7 +484,7 @@ fn settings(world: &World, scenario: Scenario, slowness: u64, waits: bool) -> Se
             lag: Duration::ZERO,
             ..any
         },
-        // A newcomer knows no other lease than its own.
+        // A new proxy knows no lease but its own.
         Scenario::EpochUnseen => Settings {
             mode: Coherence::Lease,
             lag: Duration::ZERO,
@@ -534,7 +534,7 @@ fn session(chance: &mut StdRng, site: &Site) -> usize {
 /// A client's write in runs with rules.
 fn ruled_write(chance: &mut StdRng, site: &Site, soft: f64) -> Write {
     let register = chance.random_range(0..site.registers);
-    let content = Content::ALL[chance.random_range(0..Content::ALL.len())];
+    let content = WriteContent::ALL[chance.random_range(0..WriteContent::ALL.len())];
     let form = match chance.random_range(0..20) {
         _ if chance.random_bool(soft / 2.0) => Form::Soft(register),
         0..9 => Form::Path(register),

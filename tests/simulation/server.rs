@@ -9,15 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use larder::store::fleet::{
-    Again, Cause, EpochState, FleetBypass, Generation, Holder, Intent, Invalidated, Member as Told, Membership,
-    Message, Registry, RegistryContent, Roster, Synced, TOLD_MAX,
+    Again, Cause, EpochState, FleetBypass, Generation, Holder, Intent, Invalidated, Member as RosterMember,
+    Membership, Message, Registry, RegistryContent, Roster, Synced, TOLD_MAX,
 };
 
 /// Marks that one sync returns, as in `store/redis/fleet.rs`.
-const MARKS_TOLD: usize = 10_000;
+const MARKS_MAX: usize = 10_000;
 
 /// Due intents that one sync returns, as there.
-const DUE_TOLD: usize = 16;
+const DUE_MAX: usize = 16;
 
 /// Intents in the store, above which a further repetition becomes one of everything, as there.
 const INTENTS_MOST: usize = 100_000;
@@ -38,9 +38,9 @@ const SOFT: &str = "(soft)";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "the differential test uses none of them")]
 pub enum Flaw {
-    /// A writer is not told of one of the holders.
+    /// The reply to an invalidation leaves out one of the holders.
     ForgetsAHolder,
-    /// A member is forgotten as soon as somebody else syncs.
+    /// A member is forgotten as soon as another proxy syncs.
     MembersPass,
     /// A member is expelled although it has synced meanwhile.
     ExpelsTheRenewed,
@@ -60,31 +60,31 @@ pub enum Flaw {
     TrimsWithoutFloor,
     /// Sequences go back with the clock.
     SequencesGoBack,
-    /// A sync says that more was told than was.
+    /// A sync claims to return later marks than it does.
     TellsAMarkLess,
-    /// A sync below the floor is told the marks that are left.
+    /// A sync from below the floor gets the marks that are left.
     TellsBelowTheFloor,
-    /// When one proxy has applied something, all are said to have.
+    /// When one proxy has applied an invalidation, all count as having applied it.
     AcknowledgesForOthers,
-    /// A nudge seems to follow on what came before the last invalidation.
+    /// A nudge names an earlier invalidation than the last one as its predecessor.
     NudgesSkipOne,
     /// No intent is ever due.
     ForgetsIntents,
     /// A lookup reads floor and epoch before the marks.
     MetaBeforeMarks,
-    /// Each soft invalidation puts the end of a grace off.
+    /// Each soft invalidation extends the grace.
     PutsGracesOff,
-    /// What was softened when a grace is over is softened anew.
+    /// What is soft-invalidated again after its grace gets another grace.
     SoftensAnew,
-    /// Nobody is told that there are soft marks.
+    /// No reply says that there are soft marks.
     HidesSoftMarks,
     /// A sync leaves soft marks out.
     TellsNoSoftMarks,
     /// No repetition is recorded.
     ForgetsRepetitions,
-    /// A proxy that asks who is behind is told of nobody, and believes the store as soon as that is back.
+    /// No sync returns the members that are behind, so that a proxy trusts the store as soon as it is back.
     HidesMembers,
-    /// A member counts as returned with any sync after a silence, be it one that was sent before and executed late.
+    /// Any sync after a silence counts as the return of a member, even one that was sent before the silence and executed late.
     TakesAnySync,
     /// A silence of the whole fleet goes unnoticed.
     IgnoresSilences,
@@ -453,15 +453,15 @@ impl Server {
             return None;
         }
         let score = |member: &str| marks?.scores.get(member).copied();
-        let asked = || ["*"].into_iter().chain(tags.iter().map(Tag::as_str));
-        let soft = asked().filter(|_| softly).map(|tag| score(&format!("{SOFT}{tag}")));
-        Some(Scores { hard: asked().filter_map(score).max().unwrap_or(0), soft: soft.collect() })
+        let all = || ["*"].into_iter().chain(tags.iter().map(Tag::as_str));
+        let soft = all().filter(|_| softly).map(|tag| score(&format!("{SOFT}{tag}")));
+        Some(Scores { hard: all().filter_map(score).max().unwrap_or(0), soft: soft.collect() })
     }
 
     /// `HMGET` of the ends of graces, and `TIME`.
     pub fn graces(&self, tags: &[Tag], now: u64) -> Graces {
-        let asked = ["*"].into_iter().chain(tags.iter().map(Tag::as_str));
-        let left = asked.map(|tag| Duration::from_micros(self.end_of_grace(tag).saturating_sub(now)));
+        let all = ["*"].into_iter().chain(tags.iter().map(Tag::as_str));
+        let left = all.map(|tag| Duration::from_micros(self.end_of_grace(tag).saturating_sub(now)));
         Graces { left: left.collect() }
     }
 
@@ -470,7 +470,7 @@ impl Server {
         Fields(self.data.meta)
     }
 
-    /// What the reads amount to; none when they do not prove themselves whole.
+    /// The view that the reads give; `None` if they do not prove that nothing is lost.
     pub fn view_of(
         &self,
         before: Option<Sequence>,
@@ -499,7 +499,7 @@ impl Server {
     }
 }
 
-#[allow(dead_code, reason = "the differential test asks for soft marks every time")]
+#[allow(dead_code, reason = "the differential test reads soft marks every time")]
 impl Fields {
     /// Whether there may be soft marks.
     pub fn soft(&self) -> bool {
@@ -507,9 +507,9 @@ impl Fields {
     }
 }
 
-#[allow(dead_code, reason = "the differential test asks for soft marks every time")]
+#[allow(dead_code, reason = "the differential test reads soft marks every time")]
 impl Graces {
-    /// When they were not asked for.
+    /// The result without them.
     pub fn none() -> Graces {
         Graces { left: vec![] }
     }
@@ -648,14 +648,14 @@ impl Server {
 
     fn nudge(&mut self, tags: &[Tag], cause: &Cause<'_>, stamp: Stamp, previous: Sequence) {
         let is_small = !tags.is_empty() && tags.len() <= TOLD_MAX;
-        let told = is_small && cause.soft.is_empty() && in_lines(tags);
+        let has_tags = is_small && cause.soft.is_empty() && in_lines(tags);
         let claimed = if self.has(Flaw::NudgesSkipOne) { self.previous_nudge } else { previous };
         self.previous_nudge = previous;
         self.published.push(Message::Nudge {
             by: cause.by.into(),
             stamp,
             previous: claimed,
-            tags: told.then(|| tags.to_vec()),
+            tags: has_tags.then(|| tags.to_vec()),
         });
     }
 
@@ -688,9 +688,9 @@ impl Server {
         self.confirm_lease(millis(me.lease), caller);
         let (behind, others) = self.behind(me, generation, caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
-        let told = self.marks_after(me.applied, &meta);
-        let (marks, soft) = match told {
-            Some(told) => self.by_grace(told, caller),
+        let marks = self.marks_after(me.applied, &meta);
+        let (marks, soft) = match marks {
+            Some(marks) => self.by_grace(marks, caller),
             None => (None, vec![]),
         };
         let (due, state) = (self.due(caller), self.state(caller));
@@ -820,7 +820,7 @@ impl Server {
         }
     }
 
-    /// Notes that somebody syncs, and the end of a silence; gives the generation.
+    /// Notes a sync, and the end of a silence. Returns the generation.
     fn hear(&mut self, me: &Membership, epoch: u64, caller: &CallerIdentity) -> u64 {
         let (is_ignored, longest) = (self.has(Flaw::IgnoresSilences), self.longest_lease());
         let (meta, now, period) = (&mut self.data.meta, caller.now, millis(me.period));
@@ -898,10 +898,10 @@ impl Server {
         }
     }
 
-    /// Those whose grace is over are told as hard ones.
-    fn by_grace(&self, told: Vec<(Box<str>, Sequence)>, caller: &CallerIdentity) -> Marked {
+    /// Soft marks whose grace is over are returned as hard ones.
+    fn by_grace(&self, marks: Vec<(Box<str>, Sequence)>, caller: &CallerIdentity) -> Marked {
         let (mut hard, mut soft) = (vec![], vec![]);
-        for (member, sequence) in told {
+        for (member, sequence) in marks {
             let tag = member.strip_prefix(SOFT);
             let left = tag.map_or(0, |tag| self.end_of_grace(tag).saturating_sub(caller.now));
             let tag = Tag::family(tag.unwrap_or(&member));
@@ -922,7 +922,7 @@ impl Server {
         let lease = if me.serves_memory { me.lease } else { Duration::ZERO };
         let known_seen = before.and_then(|member| member.seen);
         let repeats = me.seen.filter(|seen| known_seen.is_none_or(|known| !known.covers(*seen)));
-        // What is executed late takes nothing back.
+        // A sync that is executed late does not undo a later one.
         let epoch = self.data.meta.epoch.map(Epoch);
         let is_of = |seen: Generation| Some(seen.epoch) == epoch;
         let seen = match (known_seen, repeats) {
@@ -962,13 +962,13 @@ impl Server {
         }
         let all = self.data.marks.iter().flat_map(|marks| &marks.scores);
         let lacking = all.filter(|(_, sequence)| **sequence > applied.sequence);
-        let mut told: Vec<(Box<str>, Sequence)> =
+        let mut marks: Vec<(Box<str>, Sequence)> =
             lacking.map(|(member, sequence)| (member.clone(), *sequence)).collect();
-        told.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+        marks.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
         if self.has(Flaw::TellsAMarkLess) {
-            told.pop();
+            marks.pop();
         }
-        (told.len() <= MARKS_TOLD).then_some(told)
+        (marks.len() <= MARKS_MAX).then_some(marks)
     }
 
     fn due(&self, caller: &CallerIdentity) -> Vec<Intent> {
@@ -979,7 +979,7 @@ impl Server {
         let mut due: Vec<_> = intents.filter(|(_, deadline)| **deadline <= caller.now).collect();
         due.sort_by_key(|(id, deadline)| (**deadline, (*id).clone()));
         let tags_of = |id: &str| self.data.intent_tags.get(id).cloned().unwrap_or_else(|| vec![Tag::root()]);
-        due.into_iter().take(DUE_TOLD).map(|(id, _)| Intent { id: id.clone(), tags: tags_of(id) }).collect()
+        due.into_iter().take(DUE_MAX).map(|(id, _)| Intent { id: id.clone(), tags: tags_of(id) }).collect()
     }
 
     /// `leave.lua`
@@ -991,12 +991,11 @@ impl Server {
         let (meta, state) = (self.data.meta, self.state(caller));
         let deadlines = self.data.intents.deadlines.values();
         let registry = &self.data.registry.of_members;
-        // Without any, the members have no rules in the reply.
         let rules_of = |id: &str| match registry.get(id) {
             Some(known) => (known.learned, known.rules.clone()),
             None => (0, UNKNOWN.to_owned()),
         };
-        let told = |(id, member): &(Box<str>, Member)| Told {
+        let reported = |(id, member): &(Box<str>, Member)| RosterMember {
             learned: rules_of(id).0,
             rules: rules_of(id).1,
             id: id.clone(),
@@ -1007,7 +1006,7 @@ impl Server {
         Roster {
             stamp: meta.epoch.map(|epoch| Stamp { epoch: Epoch(epoch), sequence: meta.seq.unwrap_or(0) }),
             state,
-            members: self.data.members.known.iter().map(told).collect(),
+            members: self.data.members.known.iter().map(reported).collect(),
             intents: self.data.intents.deadlines.len() as u64,
             due: deadlines.filter(|deadline| **deadline <= caller.now).take(1000).count() as u64,
             revision: meta.revision.unwrap_or(0),

@@ -36,7 +36,7 @@ pub struct Conduct {
     pub stalled: bool,
     /// There is no connection, and none can be made.
     pub cut: bool,
-    /// Nobody is at this end any more.
+    /// The proxy at this end has ended.
     pub dead: bool,
     /// A deposed server is taken for the primary, for as long as there is one.
     pub behind: bool,
@@ -88,21 +88,21 @@ pub struct Link {
     conduct: Mutex<Conduct>,
     /// The process at this end is stopped: it sends nothing and takes nothing in.
     frozen: AtomicBool,
-    /// Wakes who waits for a change of these two, in the order in which they came.
+    /// Wakes the tasks that wait for a change of these two, in the order in which they began to wait.
     changed: Notify,
-    /// Of each kind of request: who asks for one thing does not change what becomes of another in the same moment.
+    /// Of each kind of request, so that a request of one kind does not change the random numbers of another in the same moment.
     chances: Mutex<BTreeMap<&'static str, StdRng>>,
     chance: u64,
     connection: Mutex<Option<Connection>>,
     /// Attempts to make one are under way.
     connecting: AtomicBool,
     outage: Mutex<Option<Outage>>,
-    /// Who watches it, each by a channel of its own.
+    /// A channel for each task that watches it.
     watching_outage: Mutex<Vec<watch::Sender<Option<Outage>>>>,
     /// There are soft marks, as far as is known.
     soft: AtomicBool,
-    /// For each who watches one of its own, changed in the order in which they came: of those who wait for the same `watch`,
-    /// chance decides who is woken first.
+    /// A channel for each task that watches it, changed in the order in which they came: tokio wakes the tasks that share one `watch` in
+    /// random order.
     state: Mutex<Vec<watch::Sender<store::Link>>>,
     messages: broadcast::Sender<Message>,
 }
@@ -157,7 +157,7 @@ impl Link {
         self.changed.notify_waiters();
     }
 
-    /// The connection is no more; another one is made as soon as that is possible.
+    /// The connection has ended; another one is made as soon as that is possible.
     pub fn part(self: &Arc<Link>, reason: &str) {
         if self.connection.lock().unwrap().take().is_some() {
             self.tell_of(&store::Link::Down(reason.to_owned()));
@@ -239,7 +239,7 @@ impl Link {
         }
     }
 
-    /// Has everybody know who watches.
+    /// Sends the state to all that watch it.
     fn tell_of(&self, state: &store::Link) {
         self.state.lock().unwrap().iter().for_each(|watched| drop(watched.send_replace(state.clone())));
     }
@@ -309,7 +309,7 @@ impl Link {
     }
 
     /// Sends a request and waits for its reply.
-    async fn ask<T, F>(
+    async fn send<T, F>(
         self: &Arc<Link>,
         op: &'static str,
         request: impl FnOnce(Arc<World>, u64) -> F + Send + 'static,
@@ -400,7 +400,7 @@ impl Link {
         script: impl FnOnce(&mut Server, &CallerIdentity) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let candidate = self.draw(op, |chance| chance.random_range(1..=u64::MAX));
-        self.ask(op, move |world, run| async move {
+        self.send(op, move |world, run| async move {
             let caller = CallerIdentity { run, candidate, now: world.clock() };
             world.on(run, |server| script(server, &caller))
         })
@@ -415,7 +415,7 @@ impl Link {
     ) -> Result<(T, bool), StoreError> {
         let limit = self.limit / 3;
         let candidate = self.draw(op, |chance| chance.random_range(1..=u64::MAX));
-        self.ask(op, move |world, run| async move {
+        self.send(op, move |world, run| async move {
             let caller = CallerIdentity { run, candidate, now: world.clock() };
             let answer = world.on(run, |server| script(server, &caller));
             world.pass_on();
@@ -440,16 +440,16 @@ impl Link {
         StoreError::Unreplicated { taken, reason: "the replica does not follow".to_owned() }
     }
 
-    /// A request for what no promise rests on.
+    /// A request for data that no guarantee depends on.
     async fn beside<T: Send + 'static>(
         self: &Arc<Link>,
         op: &'static str,
         act: impl FnOnce(&mut Aside, u64) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.ask(op, move |world, _| async move { act(&mut world.aside.lock().unwrap(), world.clock()) }).await
+        self.send(op, move |world, _| async move { act(&mut world.aside.lock().unwrap(), world.clock()) }).await
     }
 
-    /// Reads that do not prove themselves whole begin an epoch, which is another request.
+    /// Reads that do not prove that nothing is lost begin an epoch, which is another request.
     async fn view_or_begin(self: &Arc<Link>, view: Option<MarksView>) -> Result<MarksView, StoreError> {
         match view {
             Some(view) => Ok(view),
@@ -483,7 +483,7 @@ struct Reading {
     soft: bool,
 }
 
-/// The reads of a lookup; soft marks are asked for only where there are some, as `RedisStore` does.
+/// The reads of a lookup; soft marks are read only where there are some, as in `RedisStore`.
 async fn read(link: Arc<Link>, world: Arc<World>, run: u64, key: Option<String>, tags: Vec<Tag>) -> Reading {
     if !link.soft.load(SeqCst) {
         let reading = read_once(&world, run, key.as_deref(), &tags, false).await;
@@ -525,7 +525,7 @@ async fn between(world: &World) {
     }
 }
 
-/// Lets time pass, if only a turn.
+/// Lets time pass; at least, other tasks run.
 async fn pass(time: Duration) {
     if time.is_zero() { tokio::task::yield_now().await } else { sleep(time).await }
 }
@@ -579,7 +579,7 @@ impl Store for SimulatedStore {
         let (key, tags) = (key.to_owned(), tags.to_vec());
         Box::pin(async move {
             let link = Arc::clone(&self.0);
-            let read = self.0.ask("lookup", move |world, run| read(link, world, run, Some(key), tags));
+            let read = self.0.send("lookup", move |world, run| read(link, world, run, Some(key), tags));
             let Reading { entry, view, .. } = read.await?;
             Ok(LookupReply { entry, view: self.0.view_or_begin(view).await? })
         })
@@ -589,7 +589,7 @@ impl Store for SimulatedStore {
         let tags = tags.to_vec();
         Box::pin(async move {
             let link = Arc::clone(&self.0);
-            let reading = self.0.ask("view", move |world, run| read(link, world, run, None, tags)).await?;
+            let reading = self.0.send("view", move |world, run| read(link, world, run, None, tags)).await?;
             self.0.view_or_begin(reading.view).await
         })
     }
@@ -629,7 +629,7 @@ impl Store for SimulatedStore {
         Box::pin(self.0.proven("sync", move |server, caller| {
             let synced = server.sync(&me, caller);
             link.world.tell(|| {
-                let told = synced.marks.as_ref().map(Vec::len);
+                let marks = synced.marks.as_ref().map(Vec::len);
                 // The epoch of a new table is its own, and random.
                 let applied = me.applied.map(|applied| applied.sequence);
                 let soft = synced.soft.len();
@@ -638,7 +638,7 @@ impl Store for SimulatedStore {
                 let (rules, registry) = (&me.registration, &synced.registry);
                 let unlearned = registry.content.as_ref().map(|content| content.unlearned);
                 format!(
-                    "{} syncs from {applied:?} to {:?}: {told:?} and {soft} soft; seen {seen:?} of {generation}, {behind} \
+                    "{} syncs from {applied:?} to {:?}: {marks:?} and {soft} soft; seen {seen:?} of {generation}, {behind} \
                      behind; rules {} of {}, settled: {}, {unlearned:?} have not learned",
                     link.name, synced.stamp, rules.number, registry.registered, rules.is_settled
                 )

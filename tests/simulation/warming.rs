@@ -41,12 +41,12 @@ pub fn prepare(world: &World) {
     }
 }
 
-/// What a proxy does about warming.
+/// The warming of one proxy.
 #[derive(Debug, Default)]
 pub struct WarmingState {
     is_ours: AtomicBool,
-    /// When the lease that it holds was asked for.
-    asked: Mutex<Option<Instant>>,
+    /// When the lease that it holds was requested.
+    requested: Mutex<Option<Instant>>,
     /// Fetches for warming that it has begun.
     pub fetches: AtomicU64,
 }
@@ -83,14 +83,14 @@ impl Proxy {
     }
 
     async fn hold_lease(&self, plan: &mut WarmPlan) {
-        let asked = Instant::now();
-        if !plan.is_lease_due(asked) {
+        let requested = Instant::now();
+        if !plan.is_lease_due(requested) {
             return;
         }
         let (store, id) = (SimulatedStore(Arc::clone(&self.link)), self.cache.proxy_id().unwrap_or_default());
         let is_ours = matches!(store.hold_warming(id, LEASE).await, Ok(true));
-        let is_again = plan.note_lease(is_ours, asked, Instant::now());
-        *self.warming.asked.lock().unwrap() = is_ours.then_some(asked);
+        let is_again = plan.note_lease(is_ours, requested, Instant::now());
+        *self.warming.requested.lock().unwrap() = is_ours.then_some(requested);
         if plan.is_ours() != self.warming.is_ours.swap(plan.is_ours(), SeqCst) {
             self.site.world.tell(|| format!("{} warms from now on: {is_ours}", self.name()));
         }
@@ -101,7 +101,7 @@ impl Proxy {
 
     /// A run begins, for which a proxy needs the lease.
     fn note_run(&self, occasion: Occasion, work: &[(usize, WarmTable)]) {
-        if self.warming.asked.lock().unwrap().is_none_or(|asked| Instant::now() >= asked + LEASE) {
+        if self.warming.requested.lock().unwrap().is_none_or(|requested| Instant::now() >= requested + LEASE) {
             self.site.world.accuse(format!("{} warms without the lease", self.name()));
         }
         self.site.world.tell(|| format!("{} warms ({})", self.name(), occasion.word()));
@@ -216,7 +216,7 @@ fn path_of(read: &Arc<hot::Read>) -> String {
     read.target.path_and_query()
 }
 
-/// Waits for the end of a run; for ever if there is none.
+/// Waits for the end of a run; without a run, does not return.
 async fn ended(run: &mut Option<JoinHandle<Vec<(usize, WarmCoverage)>>>) -> Vec<(usize, WarmCoverage)> {
     let Some(handle) = run else { return std::future::pending().await };
     let covered = handle.await.unwrap_or_default();

@@ -19,7 +19,7 @@ const BEGINNING: i64 = 1_700_000_000_000_000;
 
 pub struct World {
     server: Mutex<Server>,
-    /// The primary before, which some still reach and which does not know that it was deposed.
+    /// The former primary. Some proxies still reach it, and it does not know that it was deposed.
     deposed: Mutex<Option<Server>>,
     /// The run of the server that the other replica follows, if it follows any.
     followed: Mutex<Option<u64>>,
@@ -86,12 +86,12 @@ impl World {
         self.server.lock().unwrap()
     }
 
-    /// Does something on the server of which this is the run; where that is no more, on the one in its place.
+    /// Calls a function on the server with this run; if that has ended, on the server in its place.
     pub fn on<T>(&self, run: u64, act: impl FnOnce(&mut Server) -> T) -> T {
         let mut deposed = self.deposed.lock().unwrap();
         match &mut *deposed {
             Some(server) if server.run == run => {
-                self.count("asked the deposed");
+                self.count("request to the deposed primary");
                 act(server)
             }
             _ => act(&mut self.server()),
@@ -115,12 +115,12 @@ impl World {
         server.restart(run, with);
     }
 
-    /// The deposed server is no more.
+    /// Ends the deposed server.
     pub fn retire(&self) {
         *self.deposed.lock().unwrap() = None;
     }
 
-    /// Has the store wait for its other replica.
+    /// Makes the store wait for its other replica.
     pub fn wait_for_replica(&self) {
         self.waits.store(true, SeqCst);
     }
@@ -143,7 +143,7 @@ impl World {
         self.followed.lock().unwrap().is_none()
     }
 
-    /// Has the replica follow a server, or none.
+    /// Makes the replica follow a server, or none.
     pub fn have_replica_follow(&self, run: Option<u64>) {
         *self.followed.lock().unwrap() = run;
     }
@@ -175,7 +175,7 @@ impl World {
         }
     }
 
-    /// Chance; the only one there is.
+    /// The only source of random numbers.
     pub fn draw<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
         draw(&mut self.chance.lock().unwrap())
     }
@@ -242,7 +242,7 @@ impl World {
         *self.conduct.lock().unwrap()
     }
 
-    /// Has every link behave so, and those that are made later.
+    /// Makes every link behave so, and those that are made later.
     pub fn have_all_behave(&self, change: impl Fn(&mut Conduct)) {
         change(&mut self.conduct.lock().unwrap());
         self.links().iter().for_each(|link| link.behave(&change));
@@ -294,7 +294,7 @@ impl World {
         self.counts.lock().unwrap().clone()
     }
 
-    /// Something that must not be.
+    /// Records a violation.
     pub fn accuse(&self, what: String) {
         self.tell(|| format!("WRONG: {what}"));
         self.wrong.lock().unwrap().push(what);

@@ -25,11 +25,11 @@ on_both_tiers! {
     a_write_without_an_answer_invalidates_once_more_later,
 }
 
-/// The API answers within this time, or Larder gives up.
+/// The API answers within this time, or Larder gives up; and a response is read twice before what is stored is invalidated again.
 const UNANSWERED: &str = r#"
 [server]
-upstream_timeout   = "1s"
-reinvalidate_after = "2s"
+upstream_timeout   = "3s"
+reinvalidate_after = "5s"
 
 [[family]]
 name = "users"

@@ -13,7 +13,7 @@ interval = "100ms"
 [[family]]
 name = "users"
 path = '/users'
-ttl  = "60s"
+ttl  = "1h"
 
 [[family]]
 name = "quiet"
@@ -85,7 +85,7 @@ fn a_low_hit_rate_raises_an_alert_that_clears_when_it_is_better(tier: Tier) {
     let low = low.map(|(alert, family): (&str, Option<&str>)| (alert.to_owned(), family.map(str::to_owned)));
     eventually("both alerts are raised, and none of a family without alerts", || raised(&site) == low);
     assert_eq!(site.metric("larder_alerts{alert=\"hit_rate\",family=\"users\"}"), 1);
-    assert!(site.log().contains("alert raised") && site.log().contains("value=\"0.0%\""), "{}", site.log());
+    eventually("it is logged", || site.log().contains("alert raised") && site.log().contains("value=\"0.0%\""));
     for _ in 0..200 {
         site.get("/users?page=0").shows("hit");
     }
@@ -116,7 +116,8 @@ fn answers_that_waited_for_upstream_are_no_hit_latency(tier: Tier) {
                  authorize = { path = \"/check\", ttl = \"60s\" }\n\
                  [[family]]\nname = \"flaky\"\npath = '/flaky'\nttl = \"1s\"\nstale_if_error = \"1h\"\n";
     let site = Site::start(tier, rules);
-    let slow = std::time::Duration::from_millis(300);
+    // Far longer than a hit takes on a busy machine.
+    let slow = std::time::Duration::from_secs(2);
     let by = |caller: &str| site.call("GET", "/guarded").header("Authorization", caller).send();
     by("Bearer ann").shows("stored");
     let slowly = |spot: &str, reply: Reply| {
@@ -133,17 +134,16 @@ fn answers_that_waited_for_upstream_are_no_hit_latency(tier: Tier) {
     for (family, outcome) in [("guarded", "hit"), ("flaky", "stale")] {
         let minute = &stats(&site)["families"][family]["1m"];
         assert!(minute["hits"].as_u64().unwrap() >= 1, "{outcome}: {minute:#}");
-        // The hits that did not wait took a few milliseconds.
         let latency = minute["hit_latency_ms"].as_f64();
-        assert!(latency.is_none_or(|latency| latency < 150.0), "{family}: {minute:#}");
-        assert!(minute["miss_latency_ms"].as_f64().unwrap() > 100.0, "{family}: {minute:#}");
+        assert!(latency.is_none_or(|latency| latency < 1000.0), "{family}: {minute:#}");
+        assert!(minute["miss_latency_ms"].as_f64().unwrap() > 500.0, "{family}: {minute:#}");
     }
     by("Bearer bob").shows("hit");
-    assert!(stats(&site)["families"]["guarded"]["1m"]["hit_latency_ms"].as_f64().unwrap() < 150.0);
+    assert!(stats(&site)["families"]["guarded"]["1m"]["hit_latency_ms"].as_f64().unwrap() < 1000.0);
 }
 
 fn a_family_that_is_always_validated_has_no_hit_rate(tier: Tier) {
-    let always = RULES.replacen("ttl  = \"60s\"", "ttl  = \"60s\"\nrevalidate = \"always\"", 1);
+    let always = RULES.replacen("ttl  = \"1h\"", "ttl  = \"1h\"\nrevalidate = \"always\"", 1);
     let site = Site::start(tier, &format!("{always}[[family]]\nname = \"low\"\npath = '/low'\nttl = \"60s\"\n"));
     for number in 0..20 {
         site.get("/users").has_status(200);
@@ -214,7 +214,7 @@ fn the_log_says_why_a_webhook_does_not_take_an_alert_and_hides_its_path() {
             larder.get(&format!("/users?page={number}"));
         }
         eventually("the log says why", || larder.log().contains(cause));
-        assert!(larder.log().contains("[alerts] webhook"), "{}", larder.log());
+        eventually("and which setting", || larder.log().contains("[alerts] webhook"));
         assert!(!larder.log().contains("s3cret"), "{}", larder.log());
     }
 }

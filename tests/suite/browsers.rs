@@ -88,7 +88,8 @@ fn what_a_304_of_upstream_says_is_judged_by_what_upstream_said_before(tier: Tier
     let confirmed = Reply::with_status(304, "").header("ETag", "\"1\"");
     site.upstream.script("GET /users/1", [stale, confirmed]);
     site.get("/users/1").shows("stored");
-    let answer = site.get("/users/1").shows("fwd-status=304; ttl=60").carries("a");
+    let answer = site.get("/users/1").shows("fwd-status=304").carries("a");
+    assert!(answer.ttl() > 30, "{answer:?}");
     assert_eq!(site.upstream.last("/users/1").header("if-none-match"), Some("\"1\""));
     assert_eq!(answer.header("cache-control"), Some("no-cache"));
     site.get("/users/1").shows("hit");

@@ -6,8 +6,7 @@ use serde_json::Value;
 use crate::support::client::Call;
 use crate::support::{Larder, Plan, Reply, Upstream, eventually, larder};
 
-const RULES: &str =
-    "[server]\nupstream_timeout = \"200ms\"\n[[family]]\nname = \"users\"\npath = '/users'\nttl = \"60s\"\n";
+const RULES: &str = "[server]\n[[family]]\nname = \"users\"\npath = '/users'\nttl = \"60s\"\n";
 const TOKENS: &str = "[admin]\ntokens = [{ role = \"viewer\", token = \"of-a-viewer\" }]\n";
 
 fn with_tokens(upstream: &Upstream) -> Larder {
@@ -32,13 +31,14 @@ fn every_kind_of_failure_is_logged_with_its_cause_and_told_on_the_admin() {
         ),
     );
     let gate = upstream.hold_all("/slow");
+    let hasty = Plan::new(&upstream.url()).rules("[server]\nupstream_timeout = \"200ms\"\n").start();
     let rows = [
-        ("/closed", 502, "upstream-closed", "connection closed"),
-        ("/garbled", 502, "upstream-garbled", "HTTP"),
-        ("/twice", 502, "upstream-garbled", "both Content-Length and Transfer-Encoding"),
-        ("/slow", 504, "upstream-timeout", "upstream_timeout"),
+        (&larder, "/closed", 502, "upstream-closed", "connection closed"),
+        (&larder, "/garbled", 502, "upstream-garbled", "HTTP"),
+        (&larder, "/twice", 502, "upstream-garbled", "both Content-Length and Transfer-Encoding"),
+        (&hasty, "/slow", 504, "upstream-timeout", "upstream_timeout"),
     ];
-    for (target, status, kind, cause) in rows {
+    for (larder, target, status, kind, cause) in rows {
         let answer = larder.get(target).has_status(status);
         assert_eq!(answer.json().get("last_failure"), None, "clients are told nothing without a token");
         let failure = larder.admin_get("/cache/stats").json()["upstream"]["last_failure"].clone();

@@ -118,7 +118,7 @@ fn a_reader_after_a_write_does_not_wait_for_the_fetch_before_it() {
 
 #[test]
 fn a_proxy_that_dies_is_not_waited_for_longer_than_the_limit() {
-    let mut fleet = Fleet::start(&RULES.replace(r#"collapse_timeout = "60s""#, r#"collapse_timeout = "1s""#));
+    let mut fleet = Fleet::start(&RULES.replace(r#"collapse_timeout = "60s""#, r#"collapse_timeout = "5s""#));
     let gate = fleet.site.upstream.hold_next("GET /users");
     let first = fleet.site.call("GET", "/users").start();
     gate.wait_for(1);

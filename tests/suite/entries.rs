@@ -10,17 +10,17 @@ const RULES: &str = r#"
 [[family]]
 name = "user_list"
 path = '/users'
-ttl = "60s"
+ttl = "1h"
 
 [[family]]
 name = "user_details"
 path = '/users/(?<user_id>\d+)'
-ttl = "60s"
+ttl = "1h"
 
 [[family]]
 name = "me"
 path = '/me'
-ttl = "60s"
+ttl = "1h"
 identity = "header:authorization"
 
 [invalidate]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::larder::Exit;
+use crate::support::larder::{Exit, binary};
 use crate::support::{Larder, Plan, Reply, Site, Tier, Upstream, eventually, larder};
 
 const RULES: &str = r#"
@@ -275,7 +275,7 @@ fn ask_sends_head_and_query_as_such() {
 #[test]
 fn the_last_head_counts_and_standard_input_is_read() {
     let dir = tempfile::tempdir().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
+    let mut child = Command::new(binary())
         .env_clear()
         .current_dir(dir.path())
         .args(["explain", "GET", "/x", "--response", "-"])

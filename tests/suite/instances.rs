@@ -452,8 +452,7 @@ fn an_answer_before_the_end_of_the_content_invalidates_the_family_and_its_end_wh
 
 #[test]
 fn a_killed_proxys_write_invalidates_the_family_unless_its_content_was_known() {
-    let limits =
-        "[server]\nconnect_timeout = \"100ms\"\nupstream_timeout = \"1500ms\"\nmax_rule_body = \"256KiB\"";
+    let limits = "[server]\nconnect_timeout = \"1s\"\nupstream_timeout = \"3s\"\nmax_rule_body = \"256KiB\"";
     let rules = RULES.replace("[server]\nmax_rule_body = \"256KiB\"", limits);
     for is_known in [true, false] {
         let mut site = Site::start(Tier::Redis, &rules);

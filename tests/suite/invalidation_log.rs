@@ -325,7 +325,7 @@ fn the_log_works_on_a_cluster_and_is_bounded() {
 
 #[test]
 fn an_abandoned_write_is_logged_as_recovered() {
-    let rules = "[server]\nupstream_timeout = \"1s\"\nconnect_timeout = \"1s\"\n".to_owned() + RULES;
+    let rules = "[server]\nupstream_timeout = \"4s\"\nconnect_timeout = \"1s\"\n".to_owned() + RULES;
     let mut site = Site::start(Tier::Redis, &rules);
     let other = site.another();
     let gate = site.upstream.hold_next("POST /users/create");

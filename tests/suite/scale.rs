@@ -38,20 +38,18 @@ fn cache_key(id: u32) -> CacheKey {
 }
 
 fn response() -> Response {
-    let freshness = Freshness {
-        request_time: SystemTime::now(),
-        response_time: SystemTime::now(),
-        initial_age: Duration::ZERO,
-        lifetime: Duration::from_secs(3600),
-        source: LifetimeSource::Expires,
-        always_validate: false,
-        never_stale: false,
-        stale_while_revalidate: Duration::ZERO,
-        stale_if_error: Duration::ZERO,
-        stale_if_unreachable: Duration::ZERO,
-    };
+    let freshness =
+        Freshness::with_lifetime(Duration::from_secs(3600), LifetimeSource::Expires, SystemTime::now());
     let (status, headers, body) = (StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"body"));
-    Response { status, headers, said: None, body, freshness, for_credentials: false, consumed: false }
+    Response {
+        status,
+        headers: headers.into(),
+        said: None,
+        body,
+        freshness,
+        for_credentials: false,
+        consumed: false,
+    }
 }
 
 /// Keeps these entries as fetches that begin now would.

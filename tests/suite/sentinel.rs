@@ -112,6 +112,6 @@ fn sentinels_ask_for_credentials_of_their_own_and_for_a_name_they_know() {
     assert!(exit.stderr.contains("know no primary of this name"), "{exit:?}");
     let larder = plan.redis(&format!("{url}{login}")).start();
     larder.get("/users").has_status(200);
-    assert!(larder.log().contains("the connection to Redis is up"), "{}", larder.log());
+    eventually("it is logged", || larder.log().contains("the connection to Redis is up"));
     assert!(!exit.stderr.contains("s3same") && !larder.log().contains("s3same"), "{}", larder.log());
 }

@@ -59,16 +59,20 @@ fn a_path_that_is_never_cached_is_forwarded_each_time(tier: Tier) {
     assert!(told.contains("never: the family says cache = \"never\""), "{told}");
 }
 
+/// Whether a response with this lifetime may show this remaining one: the seconds that it was under way count as age (RFC 9111 §4.2.3).
+fn is_just_below(shown: i64, lifetime: i64) -> bool {
+    (lifetime - 20..=lifetime).contains(&shown)
+}
+
 fn each_status_has_a_lifetime_of_its_own(tier: Tier) {
     let rules = "[[family]]\nname = \"items\"\npath = '/items/.*'\nttl = \"60s\"\n\
-                 negative_ttl = { 404 = \"10s\", 410 = \"1h\", 301 = \"1d\", 302 = \"5s\" }\n";
+                 negative_ttl = { 404 = \"100s\", 410 = \"1h\", 301 = \"1d\", 302 = \"200s\" }\n";
     let site = Site::start(tier, rules);
-    for (status, ttl) in [(404, 10), (410, 3600), (301, 86_400), (302, 5), (308, 60), (200, 60)] {
+    for (status, ttl) in [(404, 100), (410, 3600), (301, 86_400), (302, 200), (308, 60), (200, 60)] {
         let target = format!("/items/{status}");
         site.upstream.on(&target, Reply::status(status));
         let shown = site.get(&target).has_status(status).shows("stored").ttl();
-        // The response may take until the next second.
-        assert!((ttl - 1..=ttl).contains(&shown), "{status}: {shown}");
+        assert!(is_just_below(shown, ttl), "{status}: {shown}");
         site.get(&target).has_status(status).shows("hit");
     }
     for status in [405, 500, 503] {
@@ -76,8 +80,9 @@ fn each_status_has_a_lifetime_of_its_own(tier: Tier) {
         site.upstream.on(&target, Reply::status(status));
         site.get(&target).has_status(status).hides("stored");
     }
-    site.upstream.on("/items/stated", Reply::status(404).cached("max-age=7"));
-    assert_eq!(site.get("/items/stated").shows("stored").ttl(), 7, "what upstream states wins");
+    site.upstream.on("/items/stated", Reply::status(404).cached("max-age=30"));
+    let shown = site.get("/items/stated").shows("stored").ttl();
+    assert!(is_just_below(shown, 30), "what upstream states wins: {shown}");
 }
 
 fn lifetimes_end_at_a_clock_time(tier: Tier) {
@@ -85,17 +90,17 @@ fn lifetimes_end_at_a_clock_time(tier: Tier) {
     let soon = format!("{:02}:{:02}:{:02}", soon / 3600 % 24, soon / 60 % 60, soon % 60);
     let rules = format!(
         "[[family]]\nname = \"daily\"\npath = '/daily/.*'\nuntil = \"{soon} UTC\"\n\
-         [[family]]\nname = \"both\"\npath = '/both/.*'\nttl = \"10s\"\nuntil = \"{soon} UTC\"\n"
+         [[family]]\nname = \"both\"\npath = '/both/.*'\nttl = \"100s\"\nuntil = \"{soon} UTC\"\n"
     );
     let site = Site::start(tier, &rules);
     let ttl = |target: &str| site.get(target).shows("stored").ttl();
     let ends_then = |ttl: i64| (25 * 60..=30 * 60).contains(&ttl);
     assert!(ends_then(ttl("/daily/report")));
-    assert_eq!(ttl("/both/report"), 10, "the ttl ends before");
+    assert!(is_just_below(ttl("/both/report"), 100), "the ttl ends before");
     site.upstream.on("/daily/long", Reply::numbered().cached("max-age=86400").header("Age", "100"));
-    site.upstream.on("/daily/short", Reply::numbered().cached("max-age=5"));
+    site.upstream.on("/daily/short", Reply::numbered().cached("max-age=50"));
     assert!(ends_then(ttl("/daily/long")), "also what upstream states ends then");
-    assert_eq!(ttl("/daily/short"), 5);
+    assert!(is_just_below(ttl("/daily/short"), 50));
     site.get("/daily/long").shows("hit");
 }
 
@@ -113,7 +118,8 @@ fn the_ttl_of_a_frequently_requested_url_grows(tier: Tier) {
     site.get("/news/cold").shows("stored");
     site.write("PUT", "/news/cold").has_status(200);
     for (target, ttl) in [("/news/hot", 300), ("/news/cold", 100), ("/news/stated", 50), ("/plain/hot", 100)] {
-        assert_eq!(site.get(target).shows("stored").ttl(), ttl, "{target}");
+        let shown = site.get(target).shows("stored").ttl();
+        assert!(is_just_below(shown, ttl), "{target}: {shown}");
     }
 }
 

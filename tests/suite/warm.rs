@@ -71,7 +71,7 @@ fn what_startup_warms_is_a_hit_for_the_first_client(tier: Tier) {
     assert_eq!(sent.header("accept-encoding"), Some("gzip, deflate, br, zstd"));
     assert_eq!(sent.header("host"), Some("localhost"));
     assert_eq!(site.metric("larder_warmed_total{result=\"fetched\"}"), 3);
-    assert!(site.log().contains("warmed the cache"));
+    eventually("it is logged", || site.log().contains("warmed the cache"));
 }
 
 fn what_is_fresh_is_left_alone_and_what_is_not_is_fetched(tier: Tier) {
@@ -93,11 +93,15 @@ fn a_run_follows_the_invalidations_of_its_family_and_no_others(tier: Tier) {
     let site = Site::start(tier, &rules(&format!("{PLANS}on = [\"startup\", \"invalidate\"]\n")));
     report(&site, of("startup"));
     site.write("POST", "/elsewhere").has_status(200);
-    // In one burst.
-    for _ in 0..3 {
+    // The first write begins a run, and the others come while it fetches.
+    let gate = site.upstream.hold_next("GET /plans/2");
+    site.write("POST", "/plans/2/buy").has_status(200);
+    gate.wait_for(1);
+    for _ in 0..2 {
         site.write("POST", "/plans/2/buy").has_status(200);
     }
     site.write("POST", "/prices").has_status(200);
+    gate.open();
     let runs = || {
         let state = site.admin_get("/cache/warm").json();
         let reports = state["reports"].as_array().unwrap().clone();
@@ -106,11 +110,12 @@ fn a_run_follows_the_invalidations_of_its_family_and_no_others(tier: Tier) {
     eventually("all are current again", || {
         (1..=3).all(|plan| site.upstream.count(&format!("GET /plans/{plan}")) >= 2)
     });
-    eventually("the run has ended", || !runs().is_empty());
+    eventually("both runs have ended", || runs().len() >= 2);
     for plan in 1..=3 {
         site.get(&format!("/plans/{plan}")).shows("hit");
     }
-    assert!(runs().len() <= 2, "{:#?}", runs());
+    // Without a message from Redis in between there are two.
+    assert!(runs().len() <= 3, "{:#?}", runs());
     let fetched: usize = (1..=3).map(|plan| site.upstream.count(&format!("GET /plans/{plan}"))).sum();
     assert!(fetched <= 7, "{fetched}: a run does not cause another");
     // A purge by an operator is an invalidation too.

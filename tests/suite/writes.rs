@@ -3,9 +3,6 @@
 use crate::support::{Failure, Reply, Site, Tier};
 
 const RULES: &str = r#"
-[server]
-upstream_timeout = "1s"
-
 [[family]]
 name = "users"
 path = '/users'
@@ -252,7 +249,7 @@ fn a_write_without_an_answer_invalidates(tier: Tier) {
 }
 
 fn a_write_that_times_out_invalidates(tier: Tier) {
-    let site = Site::start(tier, RULES);
+    let site = Site::start(tier, &format!("[server]\nupstream_timeout = \"3s\"\n{RULES}"));
     warm(&site, &["/users"]);
     let gate = site.upstream.hold_next("POST /users/create");
     site.write("POST", "/users/create").fails_with(504);

@@ -1,5 +1,5 @@
-//! Readers and writers. Each stays with one proxy for a while, so that a proxy that hangs takes its own clients with it
-//! and no others; readers look above all at what was just written.
+//! Readers and writers. Each sends its requests to one proxy for a while, so that a proxy that hangs delays its own clients and
+//! no others; readers mostly read what was just written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub const WRITE_PAUSE: Duration = Duration::from_millis(20);
 pub const WRITE_PAUSE_AGAIN: Duration = Duration::from_millis(1500);
 
 /// Stale reads whose history is kept.
-const TOLD: usize = 5;
+const HISTORIES: usize = 5;
 
 /// What all clients share.
 pub struct World {
@@ -39,7 +39,7 @@ pub struct World {
     pub telling_hits: AtomicU64,
     /// Reads that broke the promise.
     pub stale: AtomicU64,
-    /// Some reads are of what only authorized callers may have.
+    /// Some reads are of responses that only authorized callers may get.
     authorize: bool,
     /// The latest version of each register that was acknowledged, for the cookies of such reads.
     known: Vec<AtomicU64>,
@@ -60,7 +60,7 @@ pub struct Tally {
     pub in_faults: (u64, u64),
     pub writes: u64,
     pub acknowledged: u64,
-    /// Acknowledged with `detail=store-away`, by a proxy that could not tell the others yet; of these…
+    /// Acknowledged with `detail=store-away`, by a proxy whose invalidations had not reached the others yet; of these…
     pub kept: u64,
     /// …by a proxy that alone was cut off.
     pub alone: u64,
@@ -84,7 +84,7 @@ impl Tally {
         for (kind, count) in other.errors {
             *self.errors.entry(kind).or_default() += count;
         }
-        let room = TOLD.saturating_sub(self.histories.len());
+        let room = HISTORIES.saturating_sub(self.histories.len());
         self.histories.extend(other.histories.into_iter().take(room));
         self.waits.extend(other.waits);
     }
@@ -251,7 +251,7 @@ impl<'a> Client<'a> {
 
     fn stale(&mut self, stale: &Stale, read: &Read, target: Target) {
         self.world.stale.fetch_add(1, SeqCst);
-        if self.tally.histories.len() < TOLD {
+        if self.tally.histories.len() < HISTORIES {
             let what = match target {
                 Target::Register(_) => "",
                 Target::MarksView(_) => "in its view, ",

@@ -1,4 +1,4 @@
-//! What goes wrong, and when: one thread injects all faults in a random order, over and over.
+//! The faults: one thread injects all of them in a random order, over and over.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -57,7 +57,7 @@ pub enum Fault {
     CutLink,
     /// Nothing passes between a proxy and Redis, and at once Redis forgets everything, that proxy's lease too.
     ForgetBehind,
-    /// A proxy is cut off over and over, with moments between in which all is well.
+    /// A proxy is cut off over and over, and reaches Redis for moments in between.
     FlapLink,
     /// Nothing passes between a proxy and Redis; later everything does, or the connections are cut.
     StallLink,
@@ -80,7 +80,7 @@ impl Fault {
         !matches!(self, KillProxy | TermProxy | PauseProxy | PauseProxyBriefly)
     }
 
-    /// Whether Redis may forget what it has been told, invalidations that are to be repeated too.
+    /// Whether Redis may lose data, such as invalidations that are to be repeated.
     pub fn makes_redis_forget(self) -> bool {
         use Fault::{EmptyRedis, EvictMarks, EvictMeta, FlushAll, ForgetBehind, RestartRedis, RestoreRedis};
         matches!(self, RestartRedis | RestoreRedis | EmptyRedis | FlushAll | EvictMarks | EvictMeta | ForgetBehind)
@@ -297,7 +297,7 @@ impl Injector {
     }
 
     /// Stops Redis, half of the time with many commands in its queue. Gives its process: of a cluster, another node may
-    /// keep the marks meanwhile, and this one cannot be asked.
+    /// keep the marks meanwhile, and this one does not answer.
     fn stop_redis(&mut self) -> u32 {
         let id = self.proxies.redis().id();
         signal(id, "STOP");

@@ -1,8 +1,8 @@
 //! The checker: when each version of each register was acknowledged, and what a read may therefore return.
 //!
 //! It judges by one monotonic clock, that of the test's own process. A read that began after the acknowledgement of a
-//! version must return that version or a later one; a read that began before may return either. Nothing is asked of
-//! writes that failed or got lost: they may have been carried out or not.
+//! version must return that version or a later one; a read that began before may return either. Writes
+//! that failed or got lost bind no read: they may have been carried out or not.
 //!
 //! A write that was acknowledged while Redis was away (`on_outage = "forward"`) binds every proxy too, unless its proxy
 //! alone was cut off, or is killed before it has shown that it delivered what it kept: it serves nothing from its cache
@@ -24,7 +24,7 @@ const SHOWN: usize = 60;
 
 /// All registers.
 pub struct Ledger {
-    /// Faults and stale reads are told with the time since then.
+    /// Faults and stale reads are printed with the time since then.
     pub start: Instant,
     slack: Slack,
     registers: Vec<Mutex<Register>>,
@@ -58,12 +58,12 @@ struct FaultTime {
     ended: Option<Instant>,
 }
 
-/// Whom an acknowledgement binds.
+/// The proxies that an acknowledgement binds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Every proxy.
     Everywhere,
-    /// Every proxy, unless the one that gave it is killed before it could tell the others.
+    /// Every proxy, unless the one that gave it is killed before its invalidation could reach the others.
     Kept,
     /// Only the proxy that gave it, which alone was cut off.
     Only(Run),
@@ -80,7 +80,7 @@ pub enum Event {
     Acknowledged(u64, Run, Scope),
     /// It was not acknowledged.
     WriteFailed(Run),
-    /// Its proxy was killed, and may not have told the others of it.
+    /// Its proxy was killed, and its invalidation may not have reached the others.
     Lost(u64, Run),
     /// It was read so; true: from the cache.
     Read(u64, Run, bool),
@@ -151,7 +151,7 @@ impl Ledger {
         }
     }
 
-    /// A proxy was killed: what it may not have delivered binds nobody any more. Gives how many writes that are.
+    /// A proxy was killed: what it may not have delivered binds no proxy any more. Returns the number of these writes.
     pub fn killed(&self, run: Run) -> usize {
         let mut kept = self.kept.lock().unwrap();
         kept.killed.insert(run);
@@ -162,12 +162,12 @@ impl Ledger {
         lost.len()
     }
 
-    /// A proxy was told to end, and has delivered what it kept; but what is to be repeated was in its memory alone.
+    /// A proxy got SIGTERM, and has delivered what it kept; but what is to be repeated was in its memory alone.
     pub fn terminated(&self, run: Run) -> usize {
         if self.slack.undisturbed > Duration::ZERO { self.killed(run) } else { 0 }
     }
 
-    /// A fault begins. A fault within it is not told of.
+    /// A fault begins. A fault within it is not recorded.
     pub fn fault_begins(&self) -> Instant {
         let began = Instant::now();
         self.faults.write().unwrap().push(FaultTime { began, ended: None });
@@ -357,7 +357,7 @@ fn a_read_is_stale_exactly_if_a_later_version_was_acknowledged_before_it_began()
         (30, 1, None),
         (31, 1, Some(3)),
         (31, 2, Some(3)), // 2 was raised before 3, so it is old although its own acknowledgement comes later
-        (41, 2, Some(3)), // the late acknowledgement of 2 does not lower what is asked
+        (41, 2, Some(3)), // the late acknowledgement of 2 does not lower what a read must show
         (41, 3, None),
         (900, 4, None),
     ];

@@ -1,4 +1,4 @@
-//! What a run is told, on the command line of `tests/torture`, and what its seed decides.
+//! The options of a run, from the command line of `tests/torture` or by its seed.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::faults::Fault;
 
-/// Lets readers and writers loose on a fleet, breaks what can break, and checks every read. What is left out of
+/// Runs readers and writers against a fleet, injects faults, and checks every read. What is left out of
 /// --proxies, --outage, --mode, --rules, --collapse and --through is decided by the seed, and printed.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "tests/torture")]
@@ -74,7 +74,7 @@ pub struct Options {
     /// `[[warm]]` fetches all registers and their list at startup, every second and after each invalidation.
     #[arg(long)]
     pub warm: bool,
-    /// Two reads in five are of what only authorized callers may have, and writes end authorizations.
+    /// Two reads in five are of responses that only authorized callers may get, and writes end authorizations.
     #[arg(long)]
     pub authorize: bool,
     /// Leaves [invalidate] out of the rules (with --authorize what ends authorizations alone), and with `--rules again` only `again`: the run must find stale reads, or it

@@ -18,7 +18,7 @@ use rand::{Rng, SeedableRng};
 use crate::ledger::{Event, Ledger};
 use crate::support::client::{Failure, read_exactly, read_fields, read_line};
 
-/// What the answer to a write says of itself, in its head: the version that it made…
+/// Fields of the response to a write: the version that it made…
 pub const VERSION: &str = "x-version";
 /// …and how long upstream took for it, microseconds.
 pub const TOOK: &str = "x-took";
@@ -29,7 +29,7 @@ pub const UPSTREAM: &str = "x-upstream";
 /// The longest that a replica lags behind, with `--rules again`.
 pub const LAG: Duration = Duration::from_millis(300);
 
-/// Upstream. Its connections end with those who opened them.
+/// Upstream. A connection ends when the proxy that opened it closes it.
 pub struct Registers {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -168,7 +168,7 @@ impl Shared {
         )
     }
 
-    /// The same content for every caller who knows the present version of a register.
+    /// The same content for every caller whose cookies name the present version of a register.
     fn answer_caller(&self, cookies: &str, random: &mut StdRng) -> String {
         let lag = self.lag.mul_f64(random.random());
         let value = |name: &str| {

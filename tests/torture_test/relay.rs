@@ -1,5 +1,5 @@
-//! The network between one proxy and Redis: a TCP relay that can stall, delay, lose and cut, and that can hold commands
-//! back until long after the proxy has given them up.
+//! The network between one proxy and Redis: a TCP relay that can stall, delay, lose and cut, and that can hold commands back until
+//! long after the proxy has stopped waiting for their replies.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -90,7 +90,7 @@ impl Relay {
         Relay { address, shared }
     }
 
-    /// What the proxy takes for Redis.
+    /// The address that the proxy has for Redis.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
@@ -166,7 +166,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// What came of looking for bytes.
+/// The result of a read.
 enum Got {
     Bytes(usize),
     Nothing,

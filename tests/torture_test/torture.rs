@@ -50,7 +50,7 @@ const MORE: Duration = Duration::from_secs(60);
 /// By how much a busy machine may put off what is repeated.
 const BUSY: Duration = Duration::from_secs(2);
 
-/// What a run came to.
+/// The results of a run.
 struct Summary {
     options: Options,
     choice: Choice,
@@ -64,7 +64,7 @@ struct Summary {
     lost: usize,
 }
 
-/// Runs as told, logging faults if `log`.
+/// Runs with these options, logging faults if `log`.
 fn run(options: &Options, log: bool) -> Summary {
     let mut options = options.clone();
     let choice = options.choose();
@@ -116,12 +116,12 @@ fn slack(options: &Options, choice: Choice) -> Slack {
     Slack {
         any: when(choice.mode == Mode::Eventual, options.lease()),
         by_rule: when(choice.rules == Rules::Soft, GRACE),
-        // A proxy hears of a repetition with its next sync.
+        // A proxy learns of a repetition with its next sync.
         undisturbed: when(choice.rules == Rules::Again, AGAIN + options.lease() + BUSY),
     }
 }
 
-/// Lets clients loose for as long as `meanwhile` takes.
+/// Runs clients for as long as `meanwhile` takes.
 fn with_clients(world: &World, options: &Options, seed: u64, meanwhile: impl FnOnce()) -> Tally {
     /// Ends the run even when a fault could not be injected.
     struct Over<'a>(&'a World);

@@ -1,6 +1,7 @@
 //! Common mistakes and the line to write instead; several rules for one path.
 
 use super::*;
+use crate::config::store_url::StoreUrl;
 use crate::marks::Tag;
 
 /// The only fault of a file.

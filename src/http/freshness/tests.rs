@@ -23,18 +23,7 @@ fn lifetime(values: Fields<'_>) -> Option<(u64, LifetimeSource)> {
 }
 
 fn plain(lifetime: u64) -> Freshness {
-    Freshness {
-        request_time: at(NOW),
-        response_time: at(NOW),
-        initial_age: Duration::ZERO,
-        lifetime: seconds(lifetime),
-        source: LifetimeSource::MaxAge,
-        always_validate: false,
-        never_stale: false,
-        stale_while_revalidate: Duration::ZERO,
-        stale_if_error: Duration::ZERO,
-        stale_if_unreachable: Duration::ZERO,
-    }
+    Freshness::with_lifetime(seconds(lifetime), LifetimeSource::MaxAge, at(NOW))
 }
 
 /// Its reuse for a request without demands.

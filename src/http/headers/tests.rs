@@ -279,3 +279,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_text_of_an_address_is_the_usual_one() {
+    for address in ["0.0.0.0", "127.0.0.1", "192.0.2.10", "255.255.255.255", "::1", "2001:db8::ff"] {
+        assert_eq!(text_of_address(address.parse().unwrap()), address);
+    }
+}

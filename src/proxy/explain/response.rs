@@ -172,8 +172,15 @@ impl Explainer<'_> {
         let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
         let has_validator = validation::has_validator(&fields);
         let (status, consumed, body) = (answer.status, storing::has_consumed(&fields), Bytes::new());
-        let stored =
-            entry::Response { status, headers: fields, said: None, body, freshness, for_credentials, consumed };
+        let stored = entry::Response {
+            status,
+            headers: fields.into(),
+            said: None,
+            body,
+            freshness,
+            for_credentials,
+            consumed,
+        };
         let terms = self.terms(&stored);
         ResponseExplanation {
             stored: true,

@@ -52,7 +52,7 @@ pub fn freshened(
         Vary::Everything => return Err(Unconfirmed::default()),
         on => on.into_names(),
     };
-    let stored_on = Vary::parse(&response.headers).into_names();
+    let stored_on = Vary::parse(&response.headers.to_map(0)).into_names();
     let is_keyed = |name: &HeaderName| context.keyed_on().contains(name) || stored_on.contains(name);
     let also_on: Vec<_> = on.into_iter().filter(|name| !is_keyed(name)).collect();
     if !also_on.is_empty() {
@@ -73,8 +73,14 @@ pub fn freshened(
     }
     let (tags, consumed) = (verdict.tags(&context.request), storing::has_consumed(&fields));
     let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
-    let response =
-        entry::Response { headers: fields, said, freshness, for_credentials, consumed, ..response.clone() };
+    let response = entry::Response {
+        headers: fields.into(),
+        said: said.map(|said| Box::new((*said).into())),
+        freshness,
+        for_credentials,
+        consumed,
+        ..response.clone()
+    };
     let entry = Entry {
         text: context.cache_key.text.as_str().into(),
         stamp: context.view.map_or(stored.stamp, |view| view.stamp),

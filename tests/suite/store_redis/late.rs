@@ -5,8 +5,8 @@ use larder::store::fleet::{Generation, Synced};
 
 use super::*;
 
-/// Long enough for what is done in between, short enough for a test to outlast.
-const LEASE: Duration = Duration::from_millis(300);
+/// Longer than any test takes: leases and silences end because the test changes the times that Redis has noted.
+const LEASE: Duration = Duration::from_secs(30);
 
 struct Fleet {
     server: RedisServer,
@@ -32,13 +32,34 @@ impl Fleet {
             let seen = self.sync(id, None).await.generation;
             self.sync(id, Some(seen)).await;
         }
-        tokio::time::sleep(LEASE * 2).await;
+        self.end_lease("a");
+        self.end_lease("b");
+        self.begin_silence();
         self.sync("a", Some(self.sync("a", None).await.generation)).await
+    }
+
+    /// Makes the last sync of the fleet one lease older.
+    fn begin_silence(&self) {
+        let heard = self.server.run::<u64>(&["HGET", "{test}:meta", "heard"]);
+        self.server.run::<()>(&["HSET", "{test}:meta", "heard", &earlier(heard).to_string()]);
+    }
+
+    /// Makes the last sync of this member one lease older.
+    fn end_lease(&self, id: &str) {
+        let record = self.server.run::<String>(&["HGET", "{test}:members", id]);
+        let (syncs, rest) = record.split_once(':').unwrap();
+        let record = format!("{}:{rest}", earlier(syncs.parse().unwrap()));
+        self.server.run::<()>(&["HSET", "{test}:members", id, &record]);
     }
 
     fn members(&self) -> u64 {
         self.server.run::<u64>(&["HLEN", "{test}:members"]) - 1
     }
+}
+
+/// One lease before this time of Redis's clock, microseconds.
+fn earlier(time: u64) -> u64 {
+    time - u64::try_from(LEASE.as_micros()).unwrap()
 }
 
 fn behind(synced: &Synced) -> Vec<&str> {
@@ -88,7 +109,7 @@ async fn a_dismissal_that_is_late_removes_nobody() {
     let fleet = Fleet::start().await;
     let after = fleet.after_an_outage().await;
     let lost = after.behind[0].clone();
-    tokio::time::sleep(LEASE * 2).await;
+    fleet.begin_silence();
     assert!(
         !fleet.store.dismiss(&lost, after.generation).await.unwrap(),
         "all are silent: there is an outage now"
@@ -144,14 +165,14 @@ async fn records_of_members_that_are_gone_are_removed() {
     let seen = fleet.sync("gone", None).await.generation;
     fleet.sync("gone", Some(seen)).await;
     let record = fleet.server.run::<String>(&["HGET", "{test}:members", "gone"]);
-    // As if it had synced eleven seconds ago.
+    // As if it had last synced a second longer ago than its lease.
     let (syncs, rest) = record.split_once(':').unwrap();
     let (_, rest) = rest.split_once(':').unwrap();
-    let syncs = syncs.parse::<u64>().unwrap() - 11_000_000;
+    let syncs = earlier(syncs.parse().unwrap()) - 1_000_000;
     let set = |lease: &str| {
         fleet.server.run::<()>(&["HSET", "{test}:members", "gone", &format!("{syncs}:{lease}:{rest}")]);
     };
-    set("2000");
+    set("20000");
     fleet.sync("a", Some(seen)).await;
     assert_eq!(fleet.members(), 2, "a write has to wait for its lease");
     set("0");

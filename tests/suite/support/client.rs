@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 client, one connection per request, that hides nothing: it can leave in the middle, read as much
-//! of a body as a test likes, and tells a whole response from one that was cut off.
+//! A small HTTP/1.1 client, one connection per request. It can close the connection in the middle, read a part of a body, and
+//! distinguishes a whole response from one that was cut off.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -32,13 +32,13 @@ pub struct Response {
 /// Why there is no complete response.
 #[derive(Debug)]
 pub enum Failure {
-    /// Nobody listens there.
+    /// Connection refused.
     Refused,
     /// The connection ended before a response head.
     NoHead,
     /// The connection ended in the middle of the body.
     Cut(Response),
-    /// Silence.
+    /// No bytes within [`super::PATIENCE`].
     Timeout,
 }
 
@@ -211,7 +211,7 @@ impl Pending {
         Pending { head: None, body: Vec::new(), ..self }
     }
 
-    /// Leaves, without waiting for the rest.
+    /// Closes the connection without waiting for the rest.
     pub fn abandon(self) {
         let _ = self.stream.get_ref().shutdown(Shutdown::Both);
     }

@@ -6,7 +6,7 @@ use super::{eventually, eventually_some};
 /// Slots are dealt evenly to the three primaries.
 const SLOTS: [std::ops::Range<u16>; 3] = [0..5461, 5461..10923, 10923..16384];
 
-/// How its nodes are started. The timeout is short, so that failovers are; a slot that nobody keeps concerns nobody else.
+/// How its nodes are started. The timeout is short, so that failovers are; a slot that no node keeps does not stop the others.
 const ARGS: [&str; 10] = [
     "--cluster-enabled",
     "yes",
@@ -57,7 +57,7 @@ impl RedisCluster {
         eventually("the nodes have met", || self.nodes.iter().all(|node| knows(node, "cluster_known_nodes:6")));
         for (primary, replica) in self.nodes.iter().zip(&self.nodes[3..]) {
             let id = primary.command(&["CLUSTER", "MYID"]);
-            // Until it has heard of the primary, it refuses.
+            // It refuses until it has learned of the primary.
             eventually("the replica takes its primary", || {
                 replica.try_run::<()>(&["CLUSTER", "REPLICATE", &id]).is_ok()
             });
@@ -94,11 +94,11 @@ impl RedisCluster {
         self.living().next().expect("one lives").run(&["CLUSTER", "KEYSLOT", key])
     }
 
-    /// Who keeps this key, by the word of the first living node that knows a living one.
+    /// The node that keeps this key, as the first live node says that knows a live one.
     #[track_caller]
     pub fn keeper(&self, key: &str) -> usize {
         let slot = self.slot(key);
-        eventually_some("somebody keeps the key", || {
+        eventually_some("a node keeps the key", || {
             // It alone answers for the slot itself.
             (0..self.nodes.len()).find(|at| {
                 let node = &self.nodes[*at];

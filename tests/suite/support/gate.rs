@@ -1,13 +1,13 @@
-//! A gate holds all that come to it until the test opens it: what makes a race happen every time.
+//! A gate holds all threads that reach it until the test opens it, so that a race happens every time.
 
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::{PATIENCE, pause_at_random};
 
-/// The test's side. Dropped, it opens, so that a failed test leaves nobody waiting.
+/// The test's side. Dropped, it opens, so that a failed test leaves no thread waiting.
 pub struct Gate(Passage);
 
-/// The side of those who are held.
+/// The side of the threads that are held.
 #[derive(Clone)]
 pub struct Passage(Arc<Inner>);
 
@@ -29,12 +29,12 @@ impl Gate {
         Gate(Passage(Arc::default()))
     }
 
-    /// For those who are to be held.
+    /// A handle for a thread that is to be held.
     pub fn passage(&self) -> Passage {
         self.0.clone()
     }
 
-    /// Waits until `count` have come to the gate.
+    /// Waits until `count` threads have reached the gate.
     #[track_caller]
     pub fn wait_for(&self, count: usize) {
         let Inner { state, changed } = &*self.0.0;
@@ -46,12 +46,12 @@ impl Gate {
         assert!(!late.timed_out(), "waited for {count} at the gate, {arrived} came");
     }
 
-    /// How many have come to the gate.
+    /// How many threads have reached the gate.
     pub fn arrived(&self) -> usize {
         self.0.0.state.lock().unwrap().arrived
     }
 
-    /// Lets everybody through, now and later.
+    /// Opens it, for those that wait and all that come later.
     pub fn open(&self) {
         pause_at_random();
         self.0.0.state.lock().unwrap().open = true;
@@ -66,7 +66,7 @@ impl Drop for Gate {
 }
 
 impl Passage {
-    /// Comes to the gate, and returns when it is open.
+    /// Waits at the gate until it is open.
     pub fn pass(&self) {
         let Inner { state, changed } = &*self.0;
         let mut state = state.lock().unwrap();

@@ -48,7 +48,7 @@ pub struct Larder {
     log: Arc<Mutex<String>>,
     /// What it writes to standard output.
     output: Mutex<Receiver<String>>,
-    /// The pipe that it logs to, while nobody reads it.
+    /// The pipe that it logs to, while the test does not read it.
     #[allow(dead_code, reason = "the attacks use it")]
     unread: Option<ChildStderr>,
 }
@@ -67,9 +67,9 @@ impl Plan {
         Plan::default().argument("--upstream", upstream)
     }
 
-    /// The text of `rules.toml`; without it there is no file at all. With a Redis, `[store] timeout` is patience
-    /// itself unless the text says it, and so are `connect_timeout` and `lease`: a busy machine must not look like a Redis
-    /// that is away, nor like one that has lost a lease.
+    /// The text of `rules.toml`; without it there is no file at all. With a Redis, `[store] timeout`,
+    /// `connect_timeout` and `lease` are as long as a test waits for anything, unless the text has them: on a busy machine Redis must not seem
+    /// to be away, nor a lease to be lost.
     pub fn rules(mut self, rules: &str) -> Plan {
         self.rules = Some(rules.to_owned());
         self
@@ -96,7 +96,7 @@ impl Plan {
         self
     }
 
-    /// Nobody reads what it logs, until [`Larder::read_log`].
+    /// Its log is not read until [`Larder::read_log`].
     #[allow(dead_code, reason = "the attacks use it")]
     pub fn log_is_unread(mut self) -> Plan {
         self.log_is_unread = true;
@@ -122,7 +122,7 @@ impl Plan {
         Larder { address, admin, dir, child, log, output: Mutex::new(lines), unread }
     }
 
-    /// Starts it and waits until it gives up.
+    /// Starts it and waits until it exits by itself.
     #[track_caller]
     pub fn fail(&self) -> Exit {
         let dir = self.directory();
@@ -200,7 +200,7 @@ fn command(dir: &TempDir) -> Command {
 }
 
 /// LARDER_TEST_BINARY names another binary than that which was built with the tests, by its absolute path.
-fn binary() -> OsString {
+pub fn binary() -> OsString {
     std::env::var_os("LARDER_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_larder").into())
 }
 
@@ -248,7 +248,7 @@ fn collect(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
 
 fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
-    // Reads on when nobody listens any more: a full pipe would stop the process.
+    // Reads on when the test has ended: a full pipe would stop the process.
     thread::spawn(move || {
         BufReader::new(from).lines().map_while(Result::ok).for_each(|line| {
             let _ = sender.send(line);
@@ -380,7 +380,7 @@ impl Larder {
         self.child.id()
     }
 
-    /// Asks it to end.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         signal(self.id(), "TERM");
     }

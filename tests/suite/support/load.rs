@@ -26,7 +26,7 @@ ttl = "1h"
 struct Register {
     /// As upstream has it.
     version: AtomicU64,
-    /// The highest that a writer was told.
+    /// The highest that was acknowledged to a writer.
     acknowledged: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ struct Progress {
     writes: AtomicU64,
 }
 
-/// What a load came to.
+/// The results of a load.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub reads: u64,

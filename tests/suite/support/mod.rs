@@ -1,4 +1,4 @@
-//! What the tests are made of: a client, an upstream, gates, and the processes.
+//! What the tests use: a client, an upstream, gates, and the processes.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};

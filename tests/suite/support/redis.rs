@@ -29,7 +29,7 @@ pub fn free_pair() -> u16 {
 /// A configuration file in a server's directory. Sentinels cannot do without.
 pub const SENTINEL_FILE: &str = "sentinel.conf";
 
-/// The server, running or ended for now. Keeps nothing on disk unless told to save.
+/// The server, running or ended for now. It writes nothing to disk unless a test saves a snapshot.
 pub struct RedisServer {
     dir: TempDir,
     port: u16,
@@ -58,7 +58,7 @@ impl RedisServer {
             if server.try_start() {
                 return server;
             }
-            // Someone took the port meanwhile.
+            // Another process took the port meanwhile.
         }
         panic!("redis-server does not start:\n{}", server.log());
     }
@@ -181,7 +181,7 @@ impl RedisServer {
     }
 
     fn spawn(&self) -> Child {
-        // Whatever speaks as Redis does; Valkey for one.
+        // Any server with the protocol of Redis, such as Valkey.
         let program = std::env::var("LARDER_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
         let mut command = Command::new(program);
         command.args(Some(self.dir().join(SENTINEL_FILE)).filter(|file| file.exists()));
@@ -237,7 +237,7 @@ fn text(reply: Value) -> String {
         Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Value::Array(elements) => elements.into_iter().map(text).collect::<Vec<_>>().join("\n"),
         Value::Nil => String::new(),
-        other => panic!("a reply that no test asks for: {other:?}"),
+        other => panic!("a reply of a kind that no test uses: {other:?}"),
     }
 }
 

@@ -32,9 +32,9 @@ impl Sentinels {
     #[track_caller]
     pub fn wait_until_whole(&self) {
         eventually("the sentinels know everything", || {
-            let told = |sentinel: &RedisServer| sentinel.command(&["INFO", "sentinel"]);
+            let info = |sentinel: &RedisServer| sentinel.command(&["INFO", "sentinel"]);
             self.sentinels.iter().all(|sentinel| {
-                ["status=ok", "slaves=2", "sentinels=3"].iter().all(|part| told(sentinel).contains(part))
+                ["status=ok", "slaves=2", "sentinels=3"].iter().all(|part| info(sentinel).contains(part))
             })
         });
     }
@@ -45,15 +45,15 @@ impl Sentinels {
         format!("redis+sentinel://{}/{PRIMARY}", hosts.join(","))
     }
 
-    /// The primary, by the word of the first sentinel.
+    /// The primary that the first sentinel names.
     pub fn primary(&self) -> usize {
-        let told: Vec<String> = self.sentinels[0].run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY]);
-        let port = self.servers.iter().position(|server| server.port().to_string() == told[1]);
+        let address: Vec<String> = self.sentinels[0].run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY]);
+        let port = self.servers.iter().position(|server| server.port().to_string() == address[1]);
         port.expect("it is one of them")
     }
 
-    /// Promotes this replica, lets the other one follow it, and has the sentinels forget what was before. The primary goes
-    /// on as if nothing had happened.
+    /// Promotes this replica, lets the other one follow it, and makes the sentinels forget the former primary, which goes on
+    /// as a primary.
     pub fn name_another(&self, new: usize) {
         let (first, port) = (self.primary(), self.servers[new].port().to_string());
         self.servers[new].run::<()>(&["REPLICAOF", "NO", "ONE"]);

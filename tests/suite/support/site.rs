@@ -43,7 +43,7 @@ impl Site {
         Site { larder, upstream, redis, plan }
     }
 
-    /// Waits until this is stored. Asks by HEAD, which neither joins a fetch nor makes an entry.
+    /// Waits until this is stored. Sends HEAD, which neither joins a fetch nor makes an entry.
     #[track_caller]
     pub fn wait_until_stored(&self, target: &str) {
         eventually("the response is stored", || self.call("HEAD", target).send().is("hit"));

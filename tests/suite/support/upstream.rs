@@ -1,6 +1,6 @@
 //! The API behind Larder: raw sockets, so that exactly the bytes that a test wants go out, and a log of every request.
 //!
-//! Without being told anything it answers every GET with the target and the number of GETs there were for it
+//! Unless a test scripts it, it answers every GET with the target and the number of GETs there were for it
 //! (`/users #2`), so that a body says which fetch it came from, and every write with `done`.
 
 use std::io::{self, BufReader, Write};
@@ -206,7 +206,7 @@ pub struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
     listening: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
-    /// While stopped: bound, so that nobody else gets the port, but not listening, so that connections are refused.
+    /// While stopped: bound, so that no other process gets the port, but not listening, so that connections are refused.
     reserved: Option<Socket>,
 }
 

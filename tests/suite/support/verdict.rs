@@ -1,4 +1,4 @@
-//! What Larder makes of a response: a target is asked for twice, and the second answer tells.
+//! How Larder treats a response: a target is read twice, and the second response shows it.
 
 use super::site::Site;
 use super::upstream::Reply;
@@ -10,14 +10,13 @@ pub enum Verdict {
     Fresh(i64),
     /// Served again without upstream although stale.
     Stale,
-    /// Asked for again with its validators.
+    /// Fetched again, with its validators.
     Validated,
-    /// Asked for again as if nothing had been stored.
+    /// Fetched again, without validators.
     Fetched,
 }
 
-/// Seconds that may pass between two requests of a test on a busy machine. Lifetimes that a test tells apart lie
-/// further apart than this.
+/// Seconds that may pass between two requests of a test on a busy machine. Lifetimes that a test distinguishes differ by more.
 const SLACK: i64 = 60;
 
 impl Verdict {
@@ -44,14 +43,14 @@ pub fn message(status: &str, fields: &str) -> Reply {
 }
 
 impl Site {
-    /// Asks twice for what upstream answers at this target.
+    /// Reads this target twice.
     #[track_caller]
     pub fn verdict(&self, target: &str) -> Verdict {
         self.get(target);
         self.second(target)
     }
 
-    /// Asks once more.
+    /// Reads it once more.
     #[track_caller]
     fn second(&self, target: &str) -> Verdict {
         let second = self.get(target);

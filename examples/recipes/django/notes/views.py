@@ -20,7 +20,7 @@ class IsOwnerOrReadOnly(permissions.IsAuthenticatedOrReadOnly):
 
 
 class Notes(viewsets.ModelViewSet):
-    """Everybody sees the public ones; who is logged in, their own too."""
+    """Everybody sees the public ones; a logged-in user sees their own too."""
 
     serializer_class = NoteSerializer
     permission_classes = [IsOwnerOrReadOnly]

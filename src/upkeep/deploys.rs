@@ -2,14 +2,14 @@
 //! receipt of the first. They are remembered for a day, in Redis for the whole fleet, and in this process without it.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use serde_json::Value;
 
-use crate::cache::Cache;
+use crate::store::Store;
 
 /// How long a deployment is remembered.
 pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -38,8 +38,8 @@ impl DeployKey {
 
 impl Deploys {
     /// The receipt of this purge, if it was carried out.
-    pub async fn receipt(&self, cache: &Cache, key: &DeployKey) -> Option<Value> {
-        if let Some(store) = cache.store_handle() {
+    pub async fn receipt(&self, store: Option<&Arc<dyn Store>>, key: &DeployKey) -> Option<Value> {
+        if let Some(store) = store {
             // If Redis is away, the purge is carried out again, which does no harm.
             // So it is if the key holds something else.
             return read_receipt(&store.get(&key.0).await.ok()??);
@@ -50,8 +50,8 @@ impl Deploys {
     }
 
     /// Remembers it.
-    pub async fn remember(&self, cache: &Cache, key: DeployKey, receipt: &Value) {
-        if let Some(store) = cache.store_handle() {
+    pub async fn remember(&self, store: Option<&Arc<dyn Store>>, key: DeployKey, receipt: &Value) {
+        if let Some(store) = store {
             let _ = store.put(&key.0, Bytes::from(receipt.to_string()), REMEMBERED).await;
             return;
         }
