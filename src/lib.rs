@@ -68,6 +68,8 @@
 //! | write intent | the record in Redis of a write under way, with its tags; another proxy carries it out if the writer dies |
 //! | fleet, member | the proxies with one Redis and namespace; one of them |
 //! | lease | the time for which a member may serve from L1 without asking Redis |
+//! | mixed | said of a family for which proxies of the fleet follow different rules: all of them forward it ([`coherence::fleet::mixed`]) |
+//! | registry, revision | the rules that the members follow, and the bypasses of operators, in Redis; its version |
 //! | pending invalidations | those that Redis does not have yet, that are delayed, and of writes without an answer |
 //! | recovery gate | keeps a proxy from trusting Redis after an outage until every member has delivered its pending invalidations |
 //! | outcome | what happened to a request, in the terms of RFC 9211 |

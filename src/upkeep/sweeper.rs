@@ -178,7 +178,7 @@ impl Sweeper {
         while let Some(at) = place {
             sleep_until(pacer.next).await;
             self.pause_for_delivery(&mut renewed).await?;
-            let Survey { specimens, next } = self.store.survey(at, pacer.step).await?;
+            let Survey { specimens, next, .. } = self.store.survey(at, pacer.step).await?;
             pacer.looked_at(specimens.len() as u64, Instant::now());
             let invalidated = self.judge(specimens, names, &mut key_stats).await?;
             let removed = self.store.unlink(at, &invalidated).await?;
