@@ -442,7 +442,7 @@ impl Proxy {
 
     async fn answered(self: &Arc<Proxy>, read: Read) -> (Option<Value>, &'static str) {
         if self.cache.bypasses().is_mixed(&read.tags) {
-            return match self.site.upstream.ask(read.question).await {
+            return match self.site.upstream.answer(read.sent).await {
                 Some(Answer::Value(value)) => (Some(value), "mixed rules"),
                 _ => (None, "no answer"),
             };
