@@ -25,6 +25,7 @@ use crate::marks::{MarksView, Sequence, Stamp, Tag, Validity};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use crate::supervise::supervise;
+use crate::upkeep::bypasses::Bypasses;
 use crate::upkeep::hot::Hot;
 use crate::upkeep::invalidation_log::InvalidationLog;
 use crate::upkeep::sweeper;
@@ -35,7 +36,7 @@ pub mod invalidate;
 pub mod log;
 pub mod memory;
 pub mod notices;
-mod status;
+pub mod status;
 
 use memory::{Hold, Memory, Resident};
 
@@ -52,6 +53,7 @@ pub struct Cache {
     repeating: OnceLock<AbortOnDropHandle<()>>,
     hot: Hot,
     log: Arc<InvalidationLog>,
+    bypasses: Arc<Bypasses>,
     metrics: Arc<Metrics>,
 }
 
@@ -126,10 +128,12 @@ impl Cache {
     /// A cache over these tiers. Must be called inside a tokio runtime if there is a store.
     pub fn new(memory: Memory, store: Option<(Arc<dyn Store>, FleetSettings)>, metrics: Arc<Metrics>) -> Cache {
         let (pending, log) = (Arc::new(PendingInvalidations::default()), Arc::<InvalidationLog>::default());
+        let bypasses = Arc::<Bypasses>::default();
         let shared = store.map(|(store, settings)| {
             let (marks, of_fleet) = (Arc::clone(&memory.marks), Arc::clone(&metrics));
             let (of_marks, logged) = (Arc::clone(&pending), Arc::clone(&log));
-            let fleet = Fleet::new(settings, Arc::clone(&store), marks, of_marks, of_fleet, logged);
+            let forwarded = Arc::clone(&bypasses);
+            let fleet = Fleet::new(settings, Arc::clone(&store), marks, of_marks, of_fleet, logged, forwarded);
             let fleet = Arc::new(fleet);
             let delivery = Delivery { pending: Arc::clone(&pending), fleet: Arc::clone(&fleet) };
             let (delivering, renewing) = (delivery.clone(), Arc::clone(&fleet));
@@ -140,7 +144,7 @@ impl Cache {
             Shared { store, fleet, delivery, seal: Seal::new("", None), sweeping: OnceLock::new(), _tasks: tasks }
         });
         let memory = Arc::new(memory);
-        Cache { memory, shared, pending, repeating: OnceLock::new(), hot: Hot::default(), log, metrics }
+        Cache { memory, shared, pending, repeating: OnceLock::new(), hot: Hot::default(), log, bypasses, metrics }
     }
 
     /// The same with these checksums of entries in Redis, instead of those of no namespace and without a secret.
@@ -426,9 +430,12 @@ impl Cache {
     }
 
     /// Stores an entry in L1. Its stamp was read before the fetch that made it, so it is never current if a write came in
-    /// between.
+    /// between. Nothing of a family with mixed rules is stored, in neither tier.
     pub fn store_in_memory(&self, entry: Entry, place: &Placement) -> Arc<Entry> {
         let entry = Arc::new(entry.compact());
+        if self.bypasses.is_mixed(&entry.tags) {
+            return entry;
+        }
         self.memory.put(place.hash, Arc::clone(&entry));
         entry
     }
@@ -478,7 +485,7 @@ impl Cache {
         view: Option<MarksView>,
     ) -> bool {
         // A write came in since the fetch began: the entry is of no use, and might replace a newer one.
-        if !view.is_some_and(|view| view.is_current(entry.stamp)) {
+        if !view.is_some_and(|view| view.is_current(entry.stamp)) || self.bypasses.is_mixed(&entry.tags) {
             return false;
         }
         let name = name(&place.label, StoreKey::of(&entry.text));

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`local_marks`], [`clock`] | this process's copy of the marks; the clock that times in entries are of |
 //! | [`pending`] | invalidations that are still to come: undelivered, delayed, or of writes without an answer |
-//! | [`fleet`] | this proxy as a member: lease, waits for other members, intents, recovery gate, status |
+//! | [`fleet`] | this proxy as a member: lease, waits for other members, intents, recovery gate, mixed rules, status |
 //!
 //! # Why a hit in memory is current
 //!
@@ -70,11 +70,12 @@
 //!
 //! | command | executed late |
 //! |---|---|
-//! | `sync` | Repeats the generation that its sender had read, so after a silence it shows the sender as behind ([`fleet::recovery`]); it takes back none that the sender has repeated since. A proxy that has left becomes a member again: one write waits for its lease. |
+//! | `sync` | Repeats the generation that its sender had read, so after a silence it shows the sender as behind ([`fleet::recovery`]); it takes back none that the sender has repeated since, and no rules that it has registered since. A proxy that has left becomes a member again: one write waits for its lease, and families for which it had other rules are forwarded until its record is removed. |
 //! | `invalidate` | Invalidates more. Its intent is removed in the same step. A repetition (`again`) that it records again is put off, after an invalidation of the same tags in the same step. |
 //! | `record` | Announces a write that is over: the intent becomes due and is carried out, one invalidation too many. |
 //! | `forget` | Removes an intent that no other write has. |
 //! | `leave` | Was sent by a process that serves and accepts nothing any more, with nothing undelivered. |
+//! | `set_bypass` | A bypass begins or ends late. It ends at the time that its order named. |
 //! | `expel` | Does nothing if the member has synced since. Its record stays, so that a proxy that returns from an outage awaits it. |
 //! | `dismiss` | Does nothing if the member has synced since, if its lease may not be over, if the generation is another, or in a silence. |
 //! | `lock_fetch` | Others wait for a fetch that is over until the lock lapses, at most `collapse_timeout`, then fetch. |
@@ -105,7 +106,7 @@
 //! is set forward within a lease of that: a proxy started in between takes the epoch for an old one. Redis loses everything
 //! while members have longer leases than a proxy that has just started: that one waits for too short a time. A machine is
 //! suspended together with its wall clock, or that clock is set back as it wakes: the proxy does not notice that its lease has
-//! ended. A rules file is changed while no proxy runs, and changed back later: entries of the first time are still in Redis.
+//! ended. Some moments of a fleet with mixed rules ([`fleet::mixed`]).
 
 pub mod clock;
 pub mod fleet;

@@ -28,7 +28,7 @@
 //! **A read.** [`server`] accepts the connection, and [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
 //! [`marks`]. `proxy::decide` turns rules, lookup and time into a decision, and `proxy::read` acts on it: an entry that is current
-//! and fresh is served. `proxy::decide` also says when a stale one is, and what stands in for a response that upstream failed to
+//! and fresh is served; from memory at once (`answer_now`), without a future. `proxy::decide` also says when a stale one is, and what stands in for a response that upstream failed to
 //! give (stale-if-error). While Redis does not answer, nothing stored is current: reads go upstream, and their responses are not
 //! stored.
 //!
@@ -68,6 +68,8 @@
 //! | write intent | the record in Redis of a write under way, with its tags; another proxy carries it out if the writer dies |
 //! | fleet, member | the proxies with one Redis and namespace; one of them |
 //! | lease | the time for which a member may serve from L1 without asking Redis |
+//! | mixed | said of a family for which proxies of the fleet follow different rules: all of them forward it ([`coherence::fleet::mixed`]) |
+//! | registry, revision | the rules that the members follow, and the bypasses of operators, in Redis; its version |
 //! | pending invalidations | those that Redis does not have yet, that are delayed, and of writes without an answer |
 //! | recovery gate | keeps a proxy from trusting Redis after an outage until every member has delivered its pending invalidations |
 //! | outcome | what happened to a request, in the terms of RFC 9211 |

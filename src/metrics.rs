@@ -143,6 +143,8 @@ pub struct Metrics {
     pub jwks_failures: Counter,
     /// 1 if the last reload of the rules failed.
     pub rules_faulty: Gauge,
+    /// Families that are not cached because proxies of the fleet follow different rules for them.
+    pub mixed_rules: Gauge,
     /// Dropped log lines. Set on each scrape.
     log_lines_lost: Counter,
     spans_sent: Counter,

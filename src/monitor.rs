@@ -122,6 +122,13 @@ async fn evaluate(running: &Running, config: &AlertsConfig, away_since: &mut Opt
             threshold: threshold.as_secs_f64(),
         });
     }
+    if running.cache.store_handle().is_some() {
+        readings.push(Reading {
+            subject: Subject { watched: Watched::MixedRules, family: None },
+            value: Some(running.metrics.mixed_rules.get() as f64),
+            threshold: 0.0,
+        });
+    }
     lock(&running.alerts).evaluate(readings, SystemTime::now())
 }
 

@@ -13,6 +13,7 @@ use crate::secret::Secret;
 
 pub mod authorize;
 pub mod content;
+pub mod digest;
 mod downstream;
 mod expand;
 pub(crate) mod family;

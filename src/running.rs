@@ -2,13 +2,15 @@
 //! together when the file changes; everything else stays for the life of the process.
 //!
 //! A reload invalidates every family whose definition or invalidations it changes: an entry stored under a definition that
-//! comes back may have missed writes in between. A write under way during a reload invalidates by both sets of rules.
+//! comes back may have missed writes in between. A write under way during a reload invalidates by both sets of rules. The other proxies
+//! of a fleet are told before the rules change ([`crate::coherence::fleet::mixed`]).
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use hmac::Mac as _;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use tokio::sync::Notify;
@@ -30,6 +32,7 @@ use crate::jwt::TokenVerifier;
 use crate::key::Redaction;
 use crate::marks::Tag;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
+use crate::rules::digest::{DigestSettings, RulesDigest};
 use crate::rules::reader::Expansions;
 use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
@@ -230,14 +233,15 @@ impl Running {
         store: Option<Arc<dyn Store>>,
         metrics: Arc<Metrics>,
     ) -> Running {
-        let live = Live::take(&mut config, &metrics);
+        let mut live = Live::take(&mut config, &metrics);
         let largest = largest_body(&live);
         let in_transfer = (config.memory.capacity / 4).max(largest);
         let memory = Memory::new(config.memory.capacity, largest, config.memory.marks);
         let namespace = config.store.as_ref().map_or("", |store| &store.namespace);
         let seal = Seal::new(namespace, live.redaction.secret.clone());
-        let cache =
-            Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics)).sealed(seal);
+        let cache = Cache::new(memory, store.map(|store| (store, fleet(&config, &live))), Arc::clone(&metrics))
+            .sealed(seal);
+        live.bypasses = Arc::clone(cache.bypasses());
         cache.log().set_owners(FamilyOwners::of(&live.rules));
         Running {
             live: ArcSwap::from_pointee(live),
@@ -342,6 +346,8 @@ impl Running {
             ..Live::take(&mut config, &self.metrics)
         };
         let changed = changed(&before.rules, &live.rules);
+        let digest = rules_digest(&config, &live);
+        self.cache.leave_rules(&digest).await;
         let changed: Vec<Tag> = changed.into_iter().map(|family| Tag::family(&family)).collect();
         if !changed.is_empty() {
             self.cache.invalidate(&changed, OriginKind::Rules).await;
@@ -361,6 +367,7 @@ impl Running {
         if !changed.is_empty() {
             self.cache.invalidate(&changed, OriginKind::Rules).await;
         }
+        self.cache.adopt_rules(digest);
         *self.lock_refused() = None;
         Ok(reloaded)
     }
@@ -422,11 +429,25 @@ impl Running {
 }
 
 /// This proxy among those that share its store.
-fn fleet(config: &Config) -> FleetSettings {
+fn fleet(config: &Config, live: &Live) -> FleetSettings {
     let Some(store) = &config.store else { return FleetSettings::new(Coherence::default(), Duration::ZERO) };
     FleetSettings::new(store.coherence, store.lease)
         .with_limits(store.connect_timeout, store.timeout)
         .with_replicas(store.wait_replicas)
+        .with_rules(rules_digest(config, live))
+}
+
+/// What other proxies compare with their rules. `config`: the one that the rules are of.
+fn rules_digest(config: &Config, live: &Live) -> RulesDigest {
+    let secret = live.redaction.secret.as_ref().map(|secret| {
+        let digest = secret.of_field().chain_update(b"rules").finalize().into_bytes();
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    });
+    let settings = DigestSettings {
+        of_paths: format!("{:?}", config.server.case_insensitive_paths),
+        of_callers: format!("{secret:?} {:?}", live.credentials.further()),
+    };
+    RulesDigest::of(&live.rules, &settings)
 }
 
 fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {

@@ -248,6 +248,8 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     if is_connected {
         // So that the first requests may be served from Redis. Not longer: other proxies may have died.
         let _ = tokio::time::timeout(READY_WITHIN, running.cache.ready()).await;
+        // So that proxies with other rules know of this one before it answers anything.
+        running.cache.rules_settled().await;
     }
     Ok(running)
 }

@@ -24,7 +24,8 @@ pub mod redis;
 pub mod sweep;
 
 use fleet::{
-    Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster, Synced,
+    Cause, FleetBypass, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message,
+    Roster, Synced,
 };
 
 use sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
@@ -146,6 +147,10 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Ends a membership. The caller no longer serves anything under its lease.
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()>;
+
+    /// Begins a bypass of a family in the whole fleet, or gives it another end; an end of 0 ends it. Returns whether it was one before,
+    /// and the revision of the registry that has the change; `None`: there are too many.
+    fn set_bypass<'a>(&'a self, bypass: &'a FleetBypass) -> Reply<'a, Option<(bool, u64)>>;
 
     /// Ends the waiting of writes for a proxy whose lease has expired; false if it has synced since, or no write waits for it.
     /// Its record stays: proxies that return from an outage still wait for it.

@@ -1,6 +1,8 @@
-//! `/cache/bypass`: forwards the requests of a family for a while, without the cache. It holds for this proxy, not for the fleet.
+//! `/cache/bypass`: forwards the requests of a family for a while, without the cache, in the whole fleet.
 
 #![allow(unused_qualifications, reason = "utoipa writes one for each IntoParams")]
+
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -16,6 +18,7 @@ use super::named::resolve;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
 use super::state::{AdminState, Answer, At, Shared};
+use crate::cache::status::BypassChange;
 use crate::upkeep::bypasses::{self, Bypass};
 
 /// Its routes.
@@ -26,12 +29,23 @@ pub fn routes() -> OpenApiRouter<Shared> {
 #[derive(Serialize, ToSchema)]
 pub struct BypassList {
     bypasses: Vec<BypassReport>,
-    /// `proxy`: they hold for this proxy alone; send the request to each of a fleet.
+    /// `fleet`: all proxies with this Redis and namespace follow them, also those that start later. `proxy`: there is no Redis, and
+    /// they hold for this proxy alone.
     scope: &'static str,
+    /// After a change: how many proxies follow it. One that does not has not synced since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    followers: Option<Followers>,
 }
 
+/// Proxies that follow a change.
 #[derive(Serialize, ToSchema)]
-struct BypassReport {
+struct Followers {
+    follow: usize,
+    of: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct BypassReport {
     /// With the families below it.
     family: String,
     until: String,
@@ -49,32 +63,58 @@ pub struct BypassQuery {
     lasting: Option<String>,
 }
 
-fn list(state: &AdminState) -> BypassList {
-    let running = state.running();
+/// The bypasses of operators that this proxy follows.
+pub fn reports(state: &AdminState) -> Vec<BypassReport> {
     let report = |bypass: Bypass| BypassReport {
         family: bypass.family,
         until: humantime::format_rfc3339_seconds(bypass.until).to_string(),
         by: bypass.by,
     };
-    let all = running.live().bypasses.all(running.cache.now());
-    BypassList { bypasses: all.into_iter().map(report).collect(), scope: "proxy" }
+    state.running().cache.bypasses().all(Instant::now()).into_iter().map(report).collect()
+}
+
+fn list(state: &AdminState, followers: Option<Followers>) -> BypassList {
+    let is_shared = state.running().cache.store_handle().is_some();
+    BypassList { bypasses: reports(state), scope: if is_shared { "fleet" } else { "proxy" }, followers }
+}
+
+/// Sets a bypass, in the fleet if there is one; `lasting` zero ends it.
+async fn set(
+    state: &AdminState,
+    family: &str,
+    lasting: Duration,
+    by: &str,
+) -> Result<(bool, BypassList), Refusal> {
+    let changed = state.running().cache.set_bypass(family, lasting, by).await;
+    match changed.map_err(|error| Refusal::store_away(&error.to_string()))? {
+        BypassChange::TooMany => {
+            let what_to_do = "end one with DELETE /cache/bypass/{family}, or name a level";
+            Err(Refusal::new(StatusCode::CONFLICT, "there are too many bypasses", what_to_do))
+        }
+        BypassChange::Done { was_one, followers, members } => {
+            let followers = Followers { follow: followers, of: members };
+            Ok((was_one, list(state, Some(followers))))
+        }
+    }
 }
 
 /// The families that are forwarded without the cache, and until when
 #[utoipa::path(get, path = "/cache/bypass", tag = "bypass", responses((status = 200, body = Success<BypassList>)))]
 pub async fn bypasses(State(state): At) -> Json<Success<BypassList>> {
-    Json(Success::of(list(&state)))
+    Json(Success::of(list(&state, None)))
 }
 
 /// Forwards the requests of a family without the cache for a while: ?for=10m
 ///
-/// It ends by itself. Writes invalidate as ever meanwhile. It holds for this proxy alone.
+/// It ends by itself. Writes invalidate as ever meanwhile. The whole fleet follows it, also proxies that start later; the answer says
+/// how many do.
 #[utoipa::path(post, path = "/cache/bypass/{family}", tag = "bypass", security(("token" = ["families"])),
     params(("family" = String, Path, description = "a family, or a level with the families below it"), BypassQuery),
     responses(
         (status = 200, body = Success<BypassList>),
         (status = 404, description = "there is no such family", body = ErrorBody),
         (status = 409, description = "there are too many bypasses", body = ErrorBody),
+        (status = 503, description = "Redis does not answer", body = ErrorBody),
     ))]
 pub async fn begin_bypass(
     State(state): At,
@@ -101,13 +141,9 @@ pub async fn begin_bypass(
             format!("for = {:?} is no time of at most a day", query.lasting.as_deref().unwrap_or_default());
         Refusal::new(StatusCode::BAD_REQUEST, error, "write ?for=30s, ?for=10m or ?for=2h")
     })?;
-    let now = running.cache.now();
     let by = caller.caller.token().map_or_else(|| caller.caller.role().to_owned(), |token| token.name.clone());
-    if !live.bypasses.begin(Bypass { family, until: now + lasting, by }, now) {
-        let what_to_do = "end one with DELETE /cache/bypass/{family}, or name a level";
-        return Err(Refusal::new(StatusCode::CONFLICT, "there are too many bypasses", what_to_do));
-    }
-    Ok(Json(Success::of(list(&state))))
+    let (_, list) = set(&state, &family, lasting, &by).await?;
+    Ok(Json(Success::of(list)))
 }
 
 /// Ends a bypass before its time
@@ -116,6 +152,7 @@ pub async fn begin_bypass(
     responses(
         (status = 200, body = Success<BypassList>),
         (status = 404, description = "it is not bypassed", body = ErrorBody),
+        (status = 503, description = "Redis does not answer", body = ErrorBody),
     ))]
 pub async fn end_bypass(
     State(state): At,
@@ -124,10 +161,10 @@ pub async fn end_bypass(
 ) -> Answer<BypassList> {
     let Path(family) = family?;
     caller.check_family(&family)?;
-    let running = state.running();
-    if !running.live().bypasses.end(&family, running.cache.now()) {
+    let (was_one, list) = set(&state, &family, Duration::ZERO, "").await?;
+    if !was_one {
         let error = format!("{family:?} is not bypassed");
         return Err(Refusal::new(StatusCode::NOT_FOUND, error, "GET /cache/bypass lists those that are"));
     }
-    Ok(Json(Success::of(list(&state))))
+    Ok(Json(Success::of(list)))
 }

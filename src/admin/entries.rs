@@ -26,7 +26,7 @@ use super::purge;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{Success, shown_tag};
 use super::state::{Answer, At, Shared};
-use crate::cache::catalog::{Brief, EntryName, MemoryPart, Position, url_of};
+use crate::cache::catalog::{Brief, EntryName, MemoryPart, Position, StoreStep, url_of};
 use crate::cache::inspect::ValidityReport;
 use crate::entry::{Entry, Response};
 use crate::http::target::normalise;
@@ -46,6 +46,8 @@ const MOST: u64 = 1000;
 const STEP: u64 = 50;
 /// Longest work for a page.
 const WITHIN: Duration = Duration::from_secs(2);
+/// At the end of a cursor: the entries of a server of the cluster were left out, in its page or before.
+const LEFT_OUT: &str = "~";
 /// Most of a body that is shown, bytes.
 const BODY: usize = 64 << 10;
 
@@ -89,7 +91,7 @@ pub struct EntriesPage {
     entries: Vec<EntryReport>,
     /// For the next page; null: this is the last.
     cursor: Option<String>,
-    /// Whether this page is the last.
+    /// Whether this page is the last, and no entries were left out: those of a server of a cluster that is not connected are.
     complete: bool,
 }
 
@@ -194,7 +196,10 @@ pub async fn entries(State(state): At, query: Result<Query<EntriesQuery>, QueryR
     if !(1..=MOST).contains(&limit) {
         return Err(malformed(format!("limit = {limit} is out of range"), "ask for 1 to 1000 entries"));
     }
-    let mut position = match query.cursor.as_deref() {
+    let cursor = query.cursor.as_deref();
+    // Whether the entries of a server of the cluster were left out, in this page or before.
+    let mut is_cut = cursor.is_some_and(|cursor| cursor.ends_with(LEFT_OUT));
+    let mut position = match cursor.map(|cursor| cursor.trim_end_matches(LEFT_OUT)) {
         None => Position::Start,
         Some(cursor) => cursor
             .parse()
@@ -208,7 +213,8 @@ pub async fn entries(State(state): At, query: Result<Query<EntriesQuery>, QueryR
             Position::Memory(after) => in_memory(running, &filter, after, left).await.ok_or_else(cut)?,
             from => {
                 let step = running.cache.catalog_store(from, STEP.min(left)).await;
-                let (found, next) = step.ok_or_else(away)?;
+                let StoreStep { found, next, is_whole } = step.ok_or_else(away)?;
+                is_cut |= !is_whole;
                 (found, Some(next))
             }
         };
@@ -224,12 +230,12 @@ pub async fn entries(State(state): At, query: Result<Query<EntriesQuery>, QueryR
             None => break None,
             // Memory is walked over once for a page.
             Some(next) if is_in_memory || entries.len() as u64 >= limit || Instant::now() > end => {
-                break Some(next.to_string());
+                break Some(format!("{next}{}", if is_cut { LEFT_OUT } else { "" }));
             }
             Some(next) => position = next,
         }
     };
-    let complete = cursor.is_none();
+    let complete = cursor.is_none() && !is_cut;
     Ok(Json(Success::of(EntriesPage { entries, cursor, complete })))
 }
 

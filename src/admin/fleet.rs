@@ -1,5 +1,6 @@
 //! `GET /cache/fleet`: the state of this proxy, and what the store knows of the fleet.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
@@ -9,6 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::bypass::{self, BypassReport};
 use super::report::Success;
 use super::state::{AdminState, At, Shared};
 use crate::cache::StoreState;
@@ -39,6 +41,10 @@ pub struct FleetReport {
     intents: Option<Intents>,
     /// Null while the store cannot be asked.
     members: Option<Vec<MemberReport>>,
+    /// Families that are not cached because members follow different rules for them.
+    mixed_rules: BTreeSet<String>,
+    /// The bypasses that this proxy follows.
+    bypasses: Vec<BypassReport>,
 }
 
 /// This proxy.
@@ -100,6 +106,8 @@ struct MemberReport {
     /// By the clock of the store.
     synced_seconds_ago: f64,
     applied: Option<Position>,
+    /// `same` as this proxy's, `other`, or `unknown`: it has not registered them.
+    rules: &'static str,
 }
 
 /// The same in short, for detailed health.
@@ -162,7 +170,8 @@ impl FleetReport {
         };
         // After the request, which may have failed.
         let (store, undelivered) = (state_of_store(cache.store_state()), cache.undelivered());
-        FleetReport::new(cache.fleet(), roster, store, undelivered, cache.now())
+        let report = FleetReport::new(cache.fleet(), roster, store, undelivered, cache.now());
+        FleetReport { mixed_rules: cache.bypasses().mixed(), bypasses: bypass::reports(state), ..report }
     }
 
     fn new(
@@ -185,6 +194,8 @@ impl FleetReport {
             intents: roster.as_ref().map(|roster| Intents { pending: roster.intents, due: roster.due }),
             members: roster.map(|roster| member_reports(&roster.members, this.as_deref())),
             proxy: report.map(ProxyReport::from),
+            mixed_rules: BTreeSet::new(),
+            bypasses: Vec::new(),
         }
     }
 }
@@ -199,12 +210,18 @@ fn aged(state: &EpochState, ago: Duration) -> Option<EpochState> {
 }
 
 fn member_reports(members: &[Member], this: Option<&str>) -> Vec<MemberReport> {
+    let own = members.iter().find(|member| Some(&*member.id) == this).map(|member| &*member.rules);
     let report = |member: &Member| MemberReport {
         id: member.id.to_string(),
         is_this: Some(&*member.id) == this,
         lease: text(member.lease),
         synced_seconds_ago: seconds(member.synced),
         applied: member.applied.map(Position::from),
+        rules: match own {
+            _ if member.rules.starts_with('(') => "unknown",
+            Some(own) if own == member.rules => "same",
+            _ => "other",
+        },
     };
     let mut member_reports: Vec<MemberReport> = members.iter().map(report).collect();
     member_reports.sort_by(|one, other| one.id.cmp(&other.id));
@@ -304,18 +321,26 @@ mod tests {
 
     #[test]
     fn the_fleet_is_told_whole() {
-        let member = |id: &str, applied| Member {
+        let member = |id: &str, applied, rules: &str| Member {
             id: id.into(),
             lease: Duration::from_secs(1),
             synced: Duration::from_millis(250),
             applied,
+            learned: 1,
+            rules: rules.to_owned(),
         };
-        let members = vec![member("p2", None), member("p1", Some(at(9)))];
-        let roster = Roster { stamp: Some(at(9)), state: state(), members, intents: 4, due: 1 };
+        let members =
+            vec![member("p2", None, "a"), member("p1", Some(at(9)), "a b"), member("p3", None, "(unknown)")];
+        let roster = Roster { stamp: Some(at(9)), state: state(), members, intents: 4, due: 1, revision: 1 };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
         let told = FleetReport::new(Some(report(None)), Some(roster), "up".to_owned(), 0, now);
         let stamp = json!({ "epoch": "18446744073709551615", "sequence": 9 });
-        let listed = |id: &str, is_this: bool, applied: serde_json::Value| json!({ "id": id, "is_this": is_this, "lease": "1s", "synced_seconds_ago": 0.25, "applied": applied });
+        let listed = |id: &str, rules: &str, applied: serde_json::Value| {
+            let is_this = id == "p1";
+            json!({
+                "id": id, "is_this": is_this, "lease": "1s", "synced_seconds_ago": 0.25, "applied": applied, "rules": rules,
+            })
+        };
         let expected = json!({
             "mode": "shared",
             "store": "up",
@@ -330,7 +355,11 @@ mod tests {
                 "floor": 7, "floor_age_seconds": 50.0, "marks": 3, "longest_lease": "1s",
             },
             "intents": { "pending": 4, "due": 1 },
-            "members": [listed("p1", true, stamp.clone()), listed("p2", false, json!(null))],
+            "members": [
+                listed("p1", "same", stamp.clone()), listed("p2", "other", json!(null)), listed("p3", "unknown", json!(null)),
+            ],
+            "mixed_rules": [],
+            "bypasses": [],
         });
         assert_eq!(serde_json::to_value(told).unwrap(), expected);
     }

@@ -116,6 +116,15 @@ impl MemoryPart {
     }
 }
 
+/// A step of a walk over Redis.
+#[derive(Debug)]
+pub struct StoreStep {
+    pub found: Vec<Brief>,
+    pub next: Position,
+    /// False: a server of the cluster is not connected, and its entries are left out.
+    pub is_whole: bool,
+}
+
 /// What a walk over memory has found.
 #[derive(Debug, Default)]
 pub struct MemoryWalk {
@@ -128,16 +137,18 @@ pub struct MemoryWalk {
 impl Cache {
     /// One step over Redis: looks at about so many keys. The next position is in memory after the last step, and without Redis. `None`
     /// while Redis cannot be asked.
-    pub async fn catalog_store(&self, from: Position, keys: u64) -> Option<(Vec<Brief>, Position)> {
+    pub async fn catalog_store(&self, from: Position, keys: u64) -> Option<StoreStep> {
+        let nothing = |next| Some(StoreStep { found: Vec::new(), next, is_whole: true });
         let from = match from {
             Position::Start => WalkPosition::default(),
             Position::Store(from) => from,
-            Position::Memory(_) => return Some((Vec::new(), from)),
+            Position::Memory(_) => return nothing(from),
         };
-        let Some(shared) = &self.shared else { return Some((Vec::new(), Position::Memory(0))) };
+        let Some(shared) = &self.shared else { return nothing(Position::Memory(0)) };
         let survey = self.ask(shared.store.survey(from, keys).await, "survey")?;
         let next = survey.next.map_or(Position::Memory(0), Position::Store);
-        Some((survey.specimens.iter().filter_map(brief).collect(), next))
+        let found = survey.specimens.iter().filter_map(brief).collect();
+        Some(StoreStep { found, next, is_whole: survey.is_whole })
     }
 
     /// The keys of the responses in memory whose tags are taken. `end`: when it ends at the latest.

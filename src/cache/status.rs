@@ -1,16 +1,34 @@
 //! The cache's parts and their status, for the admin and the work beside requests.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::memory::{Memory, Usage};
 use super::notices::InvalidationNotices;
 use super::{Cache, StoreState};
 use crate::coherence::fleet::status::FleetStatus;
-use crate::store::{Link, Store};
+use crate::rules::digest::RulesDigest;
+use crate::store::fleet::FleetBypass;
+use crate::store::{Link, Store, StoreError};
+use crate::upkeep::bypasses::{Bypass, Bypasses};
 use crate::upkeep::hot::Hot;
 use crate::upkeep::invalidation_log::InvalidationLog;
 use crate::upkeep::sweeper::{Activity, Sweeper};
+
+/// What became of [`Cache::set_bypass`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BypassChange {
+    Done {
+        /// The family was forwarded before.
+        was_one: bool,
+        /// Proxies that follow.
+        followers: usize,
+        /// Proxies of the fleet.
+        members: usize,
+    },
+    /// There are too many bypasses.
+    TooMany,
+}
 
 impl Cache {
     /// Whether L1 is served without asking Redis: `None` where there is none.
@@ -50,8 +68,9 @@ impl Cache {
     pub fn sweeper(&self, rate: u64, pause: Duration) -> Option<Sweeper> {
         let shared = self.shared.as_ref().filter(|_| rate > 0)?;
         let (id, metrics) = (shared.fleet.id(), Arc::clone(&self.metrics));
-        let sweeper =
-            Sweeper::new(id, Arc::clone(&shared.store), Arc::clone(&self.pending), metrics, (rate, pause));
+        let pending = Arc::clone(&self.pending);
+        let has_undelivered = Box::new(move || pending.has_undelivered());
+        let sweeper = Sweeper::new(id, Arc::clone(&shared.store), has_undelivered, metrics, (rate, pause));
         // One sweeper at most is started in a process.
         let _ = shared.sweeping.set(sweeper.status());
         Some(sweeper)
@@ -84,6 +103,59 @@ impl Cache {
             Some(shared) => InvalidationNotices::Fleet(shared.store.messages()),
             None => InvalidationNotices::Local(self.memory.marks.notices()),
         }
+    }
+
+    /// The families that are forwarded without the cache.
+    pub fn bypasses(&self) -> &Arc<Bypasses> {
+        &self.bypasses
+    }
+
+    /// Waits until a write may be acknowledged as far as the rules of other proxies are concerned ([`crate::coherence::fleet::Fleet::rules_settled`]).
+    pub async fn rules_settled(&self) {
+        if let Some(shared) = &self.shared {
+            shared.fleet.rules_settled().await;
+        }
+    }
+
+    /// Prepares a reload ([`crate::coherence::fleet::Fleet::leave_rules`]).
+    pub async fn leave_rules(&self, next: &RulesDigest) {
+        if let Some(shared) = &self.shared {
+            shared.fleet.leave_rules(next).await;
+        }
+    }
+
+    /// Registers the rules that have come into force.
+    pub fn adopt_rules(&self, rules: RulesDigest) {
+        if let Some(shared) = &self.shared {
+            shared.fleet.adopt_rules(rules);
+        }
+    }
+
+    /// Has a family forwarded in the whole fleet, without Redis by this proxy; or, if `lasting` is zero, not any more.
+    ///
+    /// # Errors
+    ///
+    /// Redis is away.
+    pub async fn set_bypass(&self, family: &str, lasting: Duration, by: &str) -> Result<BypassChange, StoreError> {
+        let (family, by, now) = (family.to_owned(), by.to_owned(), Instant::now());
+        let Some(shared) = &self.shared else {
+            let bypass = Bypass { family: family.clone(), until: self.now() + lasting, end: now + lasting, by };
+            let was_one = self.bypasses.all(now).iter().any(|known| known.family == family);
+            let is_done = match lasting.is_zero() {
+                true => self.bypasses.end(&family, now) || !was_one,
+                false => self.bypasses.begin(bypass, now),
+            };
+            return Ok(match is_done {
+                true => BypassChange::Done { was_one, followers: 1, members: 1 },
+                false => BypassChange::TooMany,
+            });
+        };
+        let until = (self.now() + lasting).duration_since(UNIX_EPOCH).unwrap_or_default();
+        let until = if lasting.is_zero() { 0 } else { u64::try_from(until.as_micros()).unwrap_or(u64::MAX) };
+        let changed = shared.store.set_bypass(&FleetBypass { family, until, by }).await?;
+        let Some((was_one, revision)) = changed else { return Ok(BypassChange::TooMany) };
+        let (followers, members) = shared.fleet.followers(revision).await?;
+        Ok(BypassChange::Done { was_one, followers, members })
     }
 
     /// The log of invalidations.

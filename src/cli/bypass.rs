@@ -1,4 +1,4 @@
-//! `larder bypass` turns caching off for a family of a running Larder, for some time.
+//! `larder bypass` turns caching off for a family in the fleet of a running Larder, for some time.
 
 use std::time::Duration;
 
@@ -55,10 +55,37 @@ pub(super) fn bypass(arguments: &BypassArguments) -> u8 {
         let bypasses = answer["bypasses"].as_array().cloned().unwrap_or_default();
         let row =
             |bypass: &serde_json::Value| [text(&bypass["family"]), text(&bypass["until"]), text(&bypass["by"])];
+        if let (Some(follow), Some(of)) =
+            (answer["followers"]["follow"].as_u64(), answer["followers"]["of"].as_u64())
+        {
+            say(&follow_line(follow, of));
+        }
         match bypasses.is_empty() {
             true => say("No family is bypassed."),
             false => say(&output::table(&["family", "until", "by"], &[], bypasses.iter().map(row))),
         };
         Ok(0)
     })
+}
+
+fn follow_line(follow: u64, of: u64) -> String {
+    match (follow, of) {
+        (1, 1) => "The proxy follows.".to_owned(),
+        (follow, of) if follow == of => format!("All {of} proxies follow."),
+        _ => format!(
+            "{follow} of {of} proxies follow; the others have not synced since. GET /cache/fleet says when each did."
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_how_many_proxies_follow() {
+        for (follow, of, begins) in [(1, 1, "The proxy"), (3, 3, "All 3 proxies"), (2, 3, "2 of 3 proxies")] {
+            assert!(follow_line(follow, of).starts_with(begins), "{follow} of {of}");
+        }
+    }
 }

@@ -45,8 +45,8 @@ const PAGE: usize = 500;
 pub(super) fn entries(arguments: &EntriesArguments) -> u8 {
     arguments.admin.run(async |client| {
         let Some(key) = &arguments.key else {
-            let (entries, is_complete) = list(arguments, client).await?;
-            print(arguments, &entries, is_complete);
+            let (entries, note) = list(arguments, client).await?;
+            print(arguments, &entries, note);
             return Ok(0);
         };
         let path = format!("/cache/entries/{}", encoded(key));
@@ -69,12 +69,18 @@ pub(super) fn entries(arguments: &EntriesArguments) -> u8 {
     })
 }
 
-/// The entries, and whether they are all there are.
+/// What is said of a list that ends at `--limit`.
+const MORE: &str = "There are more: ask for more with --limit, or for fewer with --family, --prefix or --state.";
+
+/// What is said of one without the entries of a server that is down.
+const LEFT_OUT: &str = "A server of the cluster is not connected: its entries are left out.";
+
+/// The entries, and what is to be said if they are not all there are.
 async fn list(
     arguments: &EntriesArguments,
     client: &super::admin_client::AdminClient,
-) -> Result<(Vec<Value>, bool), String> {
-    let (mut entries, mut cursor, mut is_complete) = (Vec::new(), None::<String>, true);
+) -> Result<(Vec<Value>, Option<&'static str>), String> {
+    let (mut entries, mut cursor) = (Vec::new(), None::<String>);
     while entries.len() < arguments.limit {
         let parameters = [
             ("family", arguments.family.clone()),
@@ -86,16 +92,15 @@ async fn list(
         ];
         let page = client.get(&with_query("/cache/entries", &parameters)).await?;
         entries.extend(page["entries"].as_array().into_iter().flatten().cloned());
-        is_complete &= page["complete"] != false;
         cursor = page["cursor"].as_str().map(str::to_owned);
         if cursor.is_none() {
-            return Ok((entries, is_complete));
+            return Ok((entries, (page["complete"] == false).then_some(LEFT_OUT)));
         }
     }
-    Ok((entries, false))
+    Ok((entries, Some(MORE)))
 }
 
-fn print(arguments: &EntriesArguments, entries: &[Value], is_complete: bool) {
+fn print(arguments: &EntriesArguments, entries: &[Value], note: Option<&str>) {
     if arguments.json {
         let _ = entries.iter().all(|entry| say(&entry.to_string()));
         return;
@@ -117,8 +122,8 @@ fn print(arguments: &EntriesArguments, entries: &[Value], is_complete: bool) {
     };
     let head = ["family", "state", "age", "size", "status", "url", "key"];
     say(&output::table(&head, &[2, 3, 4], entries.iter().map(row)));
-    if !is_complete {
-        say("There are more: ask for more with --limit, or for fewer with --family, --prefix or --state.");
+    if let Some(note) = note {
+        say(note);
     }
 }
 

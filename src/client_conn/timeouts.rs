@@ -174,7 +174,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for ClientTimeouts {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::super::ClientConns;
     use super::*;
+    use crate::client::Client;
     use crate::hooked_stream::HookedStream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -218,6 +222,22 @@ mod tests {
             let length = pieces.iter().map(|piece| piece.len()).sum();
             assert_eq!(read(pieces).await, Ok(length), "{pieces:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_read_fails_when_the_next_head_does_not_come_in_time_after_a_request() {
+        const HEAD: Duration = Duration::from_millis(20);
+        let conn = ClientConns::new().open(Client::at(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        let (near, mut far) = tokio::io::duplex(64);
+        let timeouts = ClientTimeouts::new(WRITE, HEAD).with_heads_within(HEAD, &conn);
+        let (mut near, mut buffer) = (HookedStream::new(near, timeouts), [0; 8]);
+        let busy = conn.begin();
+        far.write_all(b"GET").await.unwrap();
+        assert_eq!(near.read(&mut buffer).await.unwrap(), 3);
+        let read = tokio::time::timeout(5 * HEAD, near.read(&mut buffer)).await;
+        assert!(read.is_err(), "a request is in progress, whatever its time");
+        drop(busy);
+        assert_eq!(near.read(&mut buffer).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]

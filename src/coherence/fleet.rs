@@ -1,6 +1,6 @@
 //! This proxy as a member of the fleet: it renews its lease (`sync`), waits for other members after an invalidation
-//! (`settle`), carries out abandoned write intents (`intents`), distrusts Redis after an outage ([`recovery`]), and reports
-//! its status ([`status`]). [`crate::coherence`] has the argument why this is correct.
+//! (`settle`), carries out abandoned write intents (`intents`), distrusts Redis after an outage ([`recovery`]), agrees with the
+//! others on the rules ([`mixed`]), and reports its status ([`status`]). [`crate::coherence`] has the argument why this is correct.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,13 +13,16 @@ use super::pending::PendingInvalidations;
 use crate::config::Coherence;
 use crate::marks::{Epoch, Tag};
 use crate::metrics::Metrics;
+use crate::rules::digest::RulesDigest;
 use crate::store::fleet::{Cause, Invalidated, Message};
 use crate::store::{Store, StoreError};
+use crate::upkeep::bypasses::Bypasses;
 use crate::upkeep::invalidation_log::{InvalidationLog, Why};
 
 mod epoch;
 mod intents;
 pub mod lease;
+pub mod mixed;
 pub mod recovery;
 mod settle;
 pub mod status;
@@ -28,6 +31,7 @@ mod sync;
 use epoch::EpochAge;
 use intents::DueIntents;
 use lease::Clocks;
+use mixed::RulesAgreement;
 use recovery::{Opening, RecoveryGate};
 use settle::{AbsentMembers, Acknowledgements};
 use status::SyncHealth;
@@ -48,6 +52,8 @@ pub struct FleetSettings {
     /// Within this time of its return every proxy that can reach Redis has synced.
     return_timeout: Duration,
     clocks: Clocks,
+    /// The rules that this proxy follows at first.
+    rules: RulesDigest,
 }
 
 impl FleetSettings {
@@ -59,6 +65,7 @@ impl FleetSettings {
             needs_proof: false,
             return_timeout: lease + RECONNECT,
             clocks: Clocks::System,
+            rules: RulesDigest::default(),
         }
     }
 
@@ -72,6 +79,12 @@ impl FleetSettings {
     #[must_use]
     pub fn with_limits(self, connect: Duration, request: Duration) -> FleetSettings {
         FleetSettings { return_timeout: self.lease + RECONNECT + connect + request, ..self }
+    }
+
+    /// The same for a proxy that follows these rules.
+    #[must_use]
+    pub fn with_rules(self, rules: RulesDigest) -> FleetSettings {
+        FleetSettings { rules, ..self }
     }
 
     /// The same with another wall clock than the system's.
@@ -96,11 +109,13 @@ pub struct Fleet {
     acknowledgements: Acknowledgements,
     absent: AbsentMembers,
     intents: DueIntents,
+    agreement: RulesAgreement,
     health: Mutex<SyncHealth>,
 }
 
 impl Fleet {
-    /// A proxy that is not a member yet; [`Fleet::run`] makes it one. `marks`: its copy of those in Redis.
+    /// A proxy that is not a member yet; [`Fleet::run`] makes it one. `marks`: its copy of those in Redis. `forwarded`: gets the
+    /// families that are forwarded in the fleet.
     pub fn new(
         settings: FleetSettings,
         store: Arc<dyn Store>,
@@ -108,6 +123,7 @@ impl Fleet {
         pending: Arc<PendingInvalidations>,
         metrics: Arc<Metrics>,
         log: Arc<InvalidationLog>,
+        forwarded: Arc<Bypasses>,
     ) -> Fleet {
         let id = format!("{:016x}", rand::random::<u64>());
         log.set_proxy(&id);
@@ -119,6 +135,7 @@ impl Fleet {
             acknowledgements: Acknowledgements::default(),
             absent: AbsentMembers::default(),
             intents: DueIntents::default(),
+            agreement: RulesAgreement::new(settings.rules.clone(), forwarded),
             health: Mutex::new(SyncHealth::new()),
             settings,
             store,
@@ -228,6 +245,10 @@ impl Fleet {
                 }
                 Ok(Message::Raised(generation)) if !self.has_seen(generation) => self.sync.wanted.notify_one(),
                 Ok(Message::Seen(_)) if !self.gate.is_open() => self.sync.wanted.notify_one(),
+                Ok(Message::Revised(revision)) if !self.agreement.has_learned(revision) => {
+                    self.sync.wanted.notify_one();
+                }
+                Ok(Message::Learned(_)) if !self.agreement.is_settled() => self.sync.wanted.notify_one(),
                 Ok(_) => {}
                 Err(RecvError::Lagged(_)) => self.request_sync(),
                 Err(RecvError::Closed) => return,

@@ -162,6 +162,12 @@ fn is_condition(name: &HeaderName) -> bool {
     matches!(name.as_str().as_bytes(), [b'i', b'f', b'-', ..] | b"range" | b"cache-control" | b"pragma")
 }
 
+/// Removes [`LARDER_DEBUG`]. Returns its value; `None` if there are several.
+pub fn take_debug(fields: &mut HeaderMap) -> Option<HeaderValue> {
+    let is_one = fields.get_all(LARDER_DEBUG).iter().count() == 1;
+    fields.remove(LARDER_DEBUG).filter(|_| is_one)
+}
+
 /// Merges repeated equal `Content-Length` values into one (RFC 9110 §8.6). False if they are invalid or differ.
 pub fn unify_length(headers: &mut HeaderMap) -> bool {
     let mut lines = headers.get_all(CONTENT_LENGTH).iter();

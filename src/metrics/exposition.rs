@@ -221,6 +221,11 @@ impl Metrics {
         );
         registry.register("rules_faulty", "1 if the last edit of the rules has faults", self.rules_faulty.clone());
         registry.register(
+            "mixed_rules_families",
+            "Families that are not cached because proxies of the fleet follow different rules for them",
+            self.mixed_rules.clone(),
+        );
+        registry.register(
             "log_lines_lost",
             "Log lines dropped because standard error or standard output was not read",
             self.log_lines_lost.clone(),

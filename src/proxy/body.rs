@@ -1,14 +1,14 @@
 //! Bodies of responses to clients.
 
+use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::logged::LoggedBody;
 use super::recording::Recording;
 use super::slice::Slice;
 use super::stall;
@@ -125,6 +125,74 @@ impl Body {
             Body::Recorded(body) => Pin::new(&mut **body).poll_frame(cx).map_err(Into::into),
             Body::Logged(body) => body.poll_next(cx),
         }
+    }
+}
+
+/// A line of the access log that is written when a body has ended.
+pub trait ContentLog: Send + Sync {
+    /// Counts bytes that were passed on.
+    fn add(&mut self, bytes: u64);
+
+    /// Whether all of the content has been passed on, as far as its length is known.
+    fn is_whole(&self) -> bool;
+
+    /// Writes the line.
+    fn end(self: Box<Self>, is_whole: bool);
+}
+
+/// Content that is counted on its way to the client.
+pub struct LoggedBody {
+    body: Body,
+    /// `None` once the line is written.
+    log: Option<Box<dyn ContentLog>>,
+}
+
+impl LoggedBody {
+    /// Counts this content in `log`.
+    pub fn new(body: Body, log: Box<dyn ContentLog>) -> LoggedBody {
+        LoggedBody { body, log: Some(log) }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
+        let frame = ready!(self.body.poll_next(cx));
+        let is_whole = match &frame {
+            None => Some(true),
+            Some(Err(_)) => Some(false),
+            Some(Ok(frame)) => {
+                if let (Some(log), Some(data)) = (&mut self.log, frame.data_ref()) {
+                    log.add(data.len() as u64);
+                }
+                // A connection that knows the length does not poll after the last chunk.
+                self.has_ended().then_some(true)
+            }
+        };
+        if let Some(is_whole) = is_whole {
+            self.end(is_whole);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.body.is_end_stream() || self.log.as_ref().is_some_and(|log| log.is_whole())
+    }
+
+    fn end(&mut self, is_whole: bool) {
+        if let Some(log) = self.log.take() {
+            log.end(is_whole);
+        }
+    }
+}
+
+impl Drop for LoggedBody {
+    fn drop(&mut self) {
+        let has_ended = self.has_ended();
+        self.end(has_ended);
+    }
+}
+
+impl fmt::Debug for LoggedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LoggedBody").field(&self.body).finish()
     }
 }
 

@@ -48,12 +48,6 @@ impl From<&Outcome> for Told {
     }
 }
 
-/// Removes the field. Gives its value; none if there are several.
-pub(super) fn take(fields: &mut HeaderMap) -> Option<HeaderValue> {
-    let is_one = fields.get_all(LARDER_DEBUG).iter().count() == 1;
-    fields.remove(LARDER_DEBUG).filter(|_| is_one)
-}
-
 impl Debug {
     /// Adds the explanation to the response, if the token is valid. A client that has sent too many wrong tokens waits before this one
     /// is checked, and one with too many requests that wait gets no explanation ([`TokenTurn`]).

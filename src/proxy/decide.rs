@@ -2,7 +2,7 @@
 //! the cache found ([`Lookup`]) and the time decide. [`super::read`] acts on it, [`super::explain`] prints it. The decision after a
 //! failed fetch ([`after_failure`]: stale-if-error) is made here as well, and [`super::fetch`] acts on it.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{Method, StatusCode};
 
@@ -17,6 +17,7 @@ use crate::http::freshness::{Freshness, Reuse, ValidationReason};
 use crate::http::validation;
 use crate::outcome::Fwd;
 use crate::running::Live;
+use crate::upkeep::bypasses::BypassReason;
 use crate::upstream::UpstreamError;
 
 /// What is done with a read.
@@ -111,6 +112,8 @@ pub enum MissReason {
     NeverCached,
     /// An operator has its family forwarded for a while.
     Bypassed,
+    /// Proxies of the fleet follow different rules for its family.
+    MixedRules,
     /// Upstream may take the path for one of another family.
     AmbiguousPath,
     /// Preconditions that only upstream can evaluate (RFC 9111 §4.3.2).
@@ -148,6 +151,7 @@ impl MissReason {
             | MissReason::StoreAway
             | MissReason::NeverCached
             | MissReason::Bypassed
+            | MissReason::MixedRules
             | MissReason::AmbiguousPath
             | MissReason::Precondition
             | MissReason::Token(_)
@@ -169,6 +173,7 @@ impl MissReason {
             MissReason::UnclaimedQuery => Some("method"),
             MissReason::NeverCached => Some("never"),
             MissReason::Bypassed => Some("bypassed"),
+            MissReason::MixedRules => Some("mixed-rules"),
             MissReason::AmbiguousPath => Some("ambiguous-path"),
             MissReason::Precondition => Some("precondition"),
             MissReason::Token(fault) => Some(fault.token()),
@@ -209,6 +214,9 @@ impl MissReason {
             MissReason::Bypassed => {
                 "an operator has the family forwarded for a while (POST /cache/bypass/{family})"
             }
+            MissReason::MixedRules => {
+                "proxies of the fleet follow different rules for the family: not every write would invalidate what is stored"
+            }
             MissReason::AmbiguousPath => "upstream may take the path for one of another family",
             MissReason::Precondition => {
                 "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2), unless what is stored is fresh and \
@@ -235,6 +243,9 @@ impl MissReason {
             MissReason::UnclaimedQuery => "add a family with methods = [\"QUERY\"] for this path",
             MissReason::NeverCached => "remove cache = \"never\" from the family, or make its path narrower",
             MissReason::Bypassed => "wait for its end, or send DELETE /cache/bypass/{family} to the admin",
+            MissReason::MixedRules => {
+                "give all proxies the same rules file; GET /cache/fleet says which follow others"
+            }
             MissReason::AmbiguousPath => {
                 "ask for the path that is meant, written plainly; or let one family take all of its readings"
             }
@@ -267,10 +278,9 @@ pub(super) fn bypass(live: &Live, http: &ClientRequest) -> Option<MissReason> {
         return Some(MissReason::NeverCached);
     }
     if live.bypasses.are_any()
-        && let Some(route) = live.rules.route(&http.method, &http.target.path)
-        && live.bypasses.is_forwarded(&route.family.name, SystemTime::now())
+        && let Some(reason) = bypass_of_family(live, http)
     {
-        return Some(MissReason::Bypassed);
+        return Some(reason);
     }
     let is_query = http.method.as_str() == "QUERY";
     if is_query && live.rules.route(&http.method, &http.target.path).is_none() {
@@ -281,6 +291,19 @@ pub(super) fn bypass(live: &Live, http: &ClientRequest) -> Option<MissReason> {
         return Some(MissReason::Precondition);
     }
     live.rules.ambiguity(&http.method, &http.target).map(|_| MissReason::AmbiguousPath)
+}
+
+/// Why the family of a read is forwarded for now, or that of the verdicts on its callers.
+fn bypass_of_family(live: &Live, http: &ClientRequest) -> Option<MissReason> {
+    let family = live.rules.route(&http.method, &http.target.path)?.family;
+    let verdicts = family.authorize.as_ref().and_then(|it| live.rules.families().get(it.verdicts));
+    let now = Instant::now();
+    let reason =
+        [Some(family), verdicts].into_iter().flatten().find_map(|it| live.bypasses.reason(&it.name, now))?;
+    Some(match reason {
+        BypassReason::Operator => MissReason::Bypassed,
+        BypassReason::MixedRules => MissReason::MixedRules,
+    })
 }
 
 /// What is done with a read that does not [`bypass`] the cache.
@@ -470,16 +493,8 @@ revalidate = "always"
 
     fn freshness(response_time: SystemTime) -> Freshness {
         Freshness {
-            request_time: response_time,
-            response_time,
-            initial_age: Duration::ZERO,
-            lifetime: LIFETIME,
-            source: LifetimeSource::MaxAge,
-            always_validate: false,
-            never_stale: false,
             stale_while_revalidate: Duration::from_secs(10),
-            stale_if_error: Duration::ZERO,
-            stale_if_unreachable: Duration::ZERO,
+            ..Freshness::with_lifetime(LIFETIME, LifetimeSource::MaxAge, response_time)
         }
     }
 

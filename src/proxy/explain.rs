@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use super::ClientRequest;
 use super::cache_request::CacheRequest;
-use super::debug;
 use super::decide::{Decision, MissReason, bypass, decide, may_validate, stale_if_error};
 use crate::bearer::TokenFault;
 use crate::cache::{self, Cache, Found, Lookup};
@@ -162,7 +161,7 @@ impl<'c> Explainer<'c> {
             }
         };
         headers::strip_hop_by_hop(&mut fields);
-        debug::take(&mut fields);
+        headers::take_debug(&mut fields);
         let content = matches!(method.as_str(), "QUERY" | "POST").then(Bytes::new);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let forwarded = config.server.forwarded_from(client);

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 
 use super::admit::{admit, take_underscored};
 use super::cache_request::CacheRequest;
-use super::debug::{self, Debug, Told};
+use super::debug::{Debug, Told};
 use super::decide::bypass;
 use super::forward::pass;
 use super::logged::Unlogged;
@@ -129,7 +129,7 @@ fn take(
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
-    let token = if seen.debug { debug::take(&mut parts.headers) } else { None };
+    let token = if seen.debug { headers::take_debug(&mut parts.headers) } else { None };
     let (headers, version, connection) = (parts.headers, parts.version, parts.extensions.remove());
     let (method, forwarded) = (parts.method, running.config.server.forwarded_from(client));
     let http = ClientRequest {

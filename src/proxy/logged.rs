@@ -1,18 +1,15 @@
 //! The access log's line of a response: written when its content has been passed to the client's connection.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::header::{REFERER, USER_AGENT};
 use http::uri::Authority;
 use http::{Method, Response, StatusCode, request};
-use http_body::{Body as _, Frame};
+use http_body::Body as _;
 
-use super::body::ClientBodyError;
+use super::body::{ContentLog, LoggedBody};
 use super::{Body, RequestId, Telemetry};
 use crate::access_log::{AccessEntry, TEXT_MAX, WORD_MAX, beginning, protocol, referer_of, text_of};
 use crate::client;
@@ -93,12 +90,17 @@ impl Unlogged {
             }
             None => {
                 self.length = response.body().size_hint().exact();
-                response.map(|body| Body::Logged(Box::new(LoggedBody { body, unlogged: Some(self) })))
+                response.map(|body| Body::Logged(Box::new(LoggedBody::new(body, self))))
             }
         }
     }
+}
 
-    /// Whether all of the content has been passed on, as far as its length is known.
+impl ContentLog for Unlogged {
+    fn add(&mut self, bytes: u64) {
+        self.entry.bytes += bytes;
+    }
+
     fn is_whole(&self) -> bool {
         self.length == Some(self.entry.bytes)
     }
@@ -112,58 +114,4 @@ impl Unlogged {
 
 fn micros(took: Duration) -> u64 {
     u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Content that is counted on its way to the client.
-pub struct LoggedBody {
-    pub(super) body: Body,
-    /// `None` once the line is written.
-    unlogged: Option<Box<Unlogged>>,
-}
-
-impl LoggedBody {
-    pub(super) fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
-        let frame = ready!(self.body.poll_next(cx));
-        let is_whole = match &frame {
-            None => Some(true),
-            Some(Err(_)) => Some(false),
-            Some(Ok(frame)) => {
-                if let (Some(unlogged), Some(data)) = (&mut self.unlogged, frame.data_ref()) {
-                    unlogged.entry.bytes += data.len() as u64;
-                }
-                // A connection that knows the length does not poll after the last chunk.
-                self.has_ended().then_some(true)
-            }
-        };
-        if let Some(is_whole) = is_whole {
-            self.end(is_whole);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn has_ended(&self) -> bool {
-        self.body.is_end_stream() || self.unlogged.as_ref().is_some_and(|unlogged| unlogged.is_whole())
-    }
-
-    fn end(&mut self, is_whole: bool) {
-        if let Some(unlogged) = self.unlogged.take() {
-            unlogged.end(is_whole);
-        }
-    }
-}
-
-impl Drop for LoggedBody {
-    fn drop(&mut self) {
-        let has_ended = self.has_ended();
-        self.end(has_ended);
-    }
-}
-
-impl fmt::Debug for LoggedBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LoggedBody").field(&self.body).finish()
-    }
 }

@@ -173,6 +173,9 @@ async fn carry_out(
         count_unmatched(running, &now, &http, answer.as_ref().ok().map(Response::status));
     }
     let is_delivered = what.is_empty() || taken.is_some() || wait_until_delivered(running).await;
+    if is_delivered {
+        running.cache.rules_settled().await;
+    }
     if !is_delivered && refuses_writes_in_outages(running) {
         let message = "the write was carried out, but Redis does not answer: other proxies may not know of it yet";
         return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
-use crate::cache::catalog::{Brief, MemoryPart, Position};
+use crate::cache::catalog::{Brief, MemoryPart, Position, StoreStep};
 use crate::marks::Tag;
 use crate::rules;
 
@@ -54,8 +54,10 @@ pub async fn find(cache: &Cache, tags: &[Tag], patterns: Vec<PathSelector>) -> O
     // What was counted in Redis and is in memory too.
     let mut counted = HashSet::new();
     let (mut position, end) = (Position::Start, Instant::now() + WITHIN);
+    let mut is_whole = true;
     let has_all_of_redis = loop {
-        let (found, next) = cache.catalog_store(position, STEP).await?;
+        let StoreStep { found, next, is_whole: is_step_whole } = cache.catalog_store(position, STEP).await?;
+        is_whole &= is_step_whole;
         for brief in current(cache, found.into_iter().filter(|brief| sought.takes(&brief.tags)).collect()).await? {
             reach.add_paths(&brief, &sought);
             reach.count(&brief);
@@ -64,7 +66,7 @@ pub async fn find(cache: &Cache, tags: &[Tag], patterns: Vec<PathSelector>) -> O
             }
         }
         match next {
-            Position::Memory(_) => break true,
+            Position::Memory(_) => break is_whole,
             _ if Instant::now() > end || reach.paths.len() >= PATHS => break false,
             next => position = next,
         }

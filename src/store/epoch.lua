@@ -5,7 +5,7 @@
 --          was a soft mark), heard (time of the last sync), silent_from and silent_until (the last period without a sync;
 --          microseconds), generation (number of such periods in this epoch), unknown (1 if proxies without a record may have
 --          pending invalidations), shortest (the shortest sync period, ms), shortest_at (when a proxy last confirmed it),
---          tidied (when records of members were last removed)
+--          tidied (when records of members were last removed), revision (of the registry: grows with each change of it)
 -- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, '(soft)' tag -> that of its last
 --                               soft one, and the sentinel
 -- KEYS[3]  {namespace}:members  hash: proxy -> syncs:lease in ms:epoch:applied:epoch:generation, and the sentinel; no
@@ -13,6 +13,10 @@
 -- KEYS[4]  {namespace}:intents  sorted set: intent -> deadline (microseconds), and the sentinel
 -- KEYS[5]  {namespace}:intent_tags  hash: intent -> its tags, one per line
 -- KEYS[6]  {namespace}:graces   hash: tag with a soft mark -> end of its grace (microseconds)
+-- KEYS[7]  {namespace}:registry hash: proxy -> number of its rules in this process:revision that registered them:revision that
+--                               the proxy has taken in:1 if the rules are settled:the rules, a digest for each family;
+--                               '(settled)' -> the rules that were settled last. Not in every script
+-- KEYS[8]  {namespace}:bypasses hash: family -> end (microseconds):by whose order. Not in every script
 -- ARGV[1]  run_id of the server, read on this connection
 -- ARGV[2]  epoch to start if one must be started
 -- ARGV[3]  the channel
@@ -98,7 +102,7 @@ end
 -- Whether the fields of meta, apart from the four that every read checks, are missing or well-formed.
 local function is_meta_whole()
   local field = redis.call('HMGET', META, 'cause', 'softened', 'lease', 'lease_at', 'heard', 'silent_from', 'silent_until',
-    'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'unknown')
+    'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'unknown', 'revision')
   if field[1] and (#field[1] > 40 or not string.find(field[1], '^[%a ]*$')) or field[2] and field[2] ~= '1' then
     return false
   end
@@ -240,5 +244,44 @@ end
 -- Whether a Larder may have recorded this intent.
 local function is_intent(id)
   return #id <= 64 and string.find(id, '^[%w%p]+$') and id ~= SENTINEL
+end
+
+-- The registry. A lost one costs misses: a member without rules conflicts with all others until its next sync.
+local REGISTRY, BYPASSES = KEYS[7], KEYS[8]
+local SETTLED, UNKNOWN = '(settled)', '(unknown)'
+
+local function remove_registry_of_other_type()
+  remove_if_other('HEXISTS', REGISTRY, '*')
+  remove_if_other('HEXISTS', BYPASSES, '*')
+end
+
+-- Begins a revision of the registry, and returns it.
+local function revise()
+  local revision = next_sequence(sequence(redis.call('HGET', META, 'revision')) or 0)
+  redis.call('HSET', META, 'revision', text(revision))
+  redis.call('PUBLISH', CHANNEL, 'r ' .. text(revision))
+  return revision
+end
+
+-- What a member has registered: number, revision, revision taken in, '1' if settled, rules. Nil unless a Larder wrote it.
+local function registration(member)
+  local number, at, learned, settled, rules =
+    string.match(redis.call('HGET', REGISTRY, member) or '', '^(%d+):(%d+):(%d+):([01]):([%x ]*)$')
+  if sequence(number) and sequence(at) and sequence(learned) then
+    return tonumber(number), tonumber(at), tonumber(learned), settled, rules
+  end
+end
+
+-- Removes a member and its rules. Returns 1 if it was one.
+local function remove_member(member)
+  local removed = redis.call('HDEL', MEMBERS, member)
+  local _, _, _, settled, rules = registration(member)
+  if settled == '1' then
+    redis.call('HSET', REGISTRY, SETTLED, rules)
+  end
+  if redis.call('HDEL', REGISTRY, member) == 1 then
+    revise()
+  end
+  return removed
 end
 

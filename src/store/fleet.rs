@@ -1,6 +1,7 @@
 //! Data of the fleet protocol ([`super::Store`] has its calls): members and their leases, new marks, intents of writes in
 //! progress, fleet locks, and messages between proxies.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use md5::{Digest as _, Md5};
@@ -27,6 +28,58 @@ pub struct Membership {
     pub seen: Option<Generation>,
     /// Whether it requests the members that are behind.
     pub asks_who_is_behind: bool,
+    /// The rules that it follows.
+    pub registration: Registration,
+}
+
+/// The rules that a proxy follows, as it tells the others, and what it knows of theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Registration {
+    /// Grows whenever this process gets other rules: a sync that is executed late takes back no later ones.
+    pub number: u64,
+    /// [`crate::rules::digest::RulesDigest::text`]
+    pub rules: Arc<str>,
+    /// The other members know these rules, and what they conflict with was invalidated.
+    pub is_settled: bool,
+    /// The revision of the registry that this proxy has taken in; 0: none.
+    pub learned: u64,
+    /// Whether it requests the registry although its revision is that one.
+    pub asks: bool,
+}
+
+/// What the reply to a sync says of the registry: the rules that members follow, and the bypasses of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Registry {
+    /// Grows with every change; by the store's clock.
+    pub revision: u64,
+    /// The revision that registered the rules of this proxy.
+    pub registered: u64,
+    /// Its content, if it has changed or was requested.
+    pub content: Option<RegistryContent>,
+}
+
+/// The content of the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RegistryContent {
+    /// The rules of the other members, each text once. The text of a member without rules is that of no digest.
+    pub others: Vec<String>,
+    /// Without other members: the rules that were settled last. `None`: there were none, in a new namespace.
+    pub last: Option<String>,
+    /// Members that have not taken in the rules of this proxy.
+    pub unlearned: u64,
+    /// The families that are forwarded.
+    pub bypasses: Vec<FleetBypass>,
+}
+
+/// A family that an operator has forwarded in the whole fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetBypass {
+    /// With those below it.
+    pub family: String,
+    /// By the store's clock, microseconds after 1970.
+    pub until: u64,
+    /// By whose order.
+    pub by: String,
 }
 
 /// Number of silences in an epoch. A silence is a time, at least the shortest period, in which no sync was executed: an outage
@@ -74,6 +127,8 @@ pub struct Synced {
     pub unknown_proxies: bool,
     /// The store's clock, microseconds after 1970.
     pub clock: u64,
+    /// The registry.
+    pub registry: Registry,
 }
 
 /// State of an epoch.
@@ -106,6 +161,8 @@ pub struct Roster {
     pub intents: u64,
     /// Those whose deadline has passed; counted up to a thousand.
     pub due: u64,
+    /// The revision of the registry.
+    pub revision: u64,
 }
 
 /// A proxy of the fleet, for the admin.
@@ -119,6 +176,10 @@ pub struct Member {
     pub synced: Duration,
     /// Marks that it has applied; `None` before its second sync.
     pub applied: Option<Stamp>,
+    /// The revision of the registry that it has taken in.
+    pub learned: u64,
+    /// Its rules ([`Registration::rules`]).
+    pub rules: String,
 }
 
 /// A unique id: 128 random bits, in hex digits.
@@ -308,6 +369,10 @@ pub enum Message {
     Raised(Generation),
     /// A proxy has repeated this generation.
     Seen(Generation),
+    /// The registry has this revision now.
+    Revised(u64),
+    /// A proxy has taken in this revision of the registry.
+    Learned(u64),
     /// A fetch with a fleet lock has ended.
     Fetched {
         /// [`FleetLock::id`].
@@ -319,7 +384,7 @@ pub enum Message {
 
 impl Message {
     /// Reads `n <epoch> <previous> <sequence> <by>\n<tag>\n<tag>…`, `a <id> <epoch> <sequence>`, `g <epoch> <generation>`,
-    /// `s <id> <epoch> <generation>` or `f <lock> <0|1>`; `None` for anything else.
+    /// `s <id> <epoch> <generation>`, `r <revision>`, `k <id> <revision>` or `f <lock> <0|1>`; `None` for anything else.
     pub fn read(text: &str) -> Option<Message> {
         let (head, tags) = text.split_once('\n').map_or((text, None), |(head, tags)| (head, Some(tags)));
         let words: Vec<&str> = head.split(' ').collect();
@@ -335,6 +400,8 @@ impl Message {
             }
             ["g", epoch, number] if tags.is_none() => Some(Message::Raised(generation(epoch, number)?)),
             ["s", _, epoch, number] if tags.is_none() => Some(Message::Seen(generation(epoch, number)?)),
+            ["r", revision] if tags.is_none() => Some(Message::Revised(revision.parse().ok()?)),
+            ["k", _, revision] if tags.is_none() => Some(Message::Learned(revision.parse().ok()?)),
             ["f", lock, stored @ ("0" | "1")] if tags.is_none() => {
                 Some(Message::Fetched { lock: lock.into(), stored: stored == "1" })
             }
@@ -392,6 +459,8 @@ mod tests {
             ("a p2 3 5", Message::Applied { id: "p2".into(), stamp: at(3, 5) }),
             ("g 3 5", Message::Raised(Generation { epoch: Epoch(3), number: 5 })),
             ("s p2 3 6", Message::Seen(Generation { epoch: Epoch(3), number: 6 })),
+            ("r 17", Message::Revised(17)),
+            ("k p2 17", Message::Learned(17)),
             ("f c1 0", Message::Fetched { lock: "c1".into(), stored: false }),
         ] {
             assert_eq!(Message::read(text), Some(message), "{text}");
@@ -414,6 +483,11 @@ mod tests {
             "g 1 x",
             "s p 1",
             "s p 1 2\nx",
+            "r",
+            "r x",
+            "r 1\nx",
+            "k 1",
+            "k p x",
             "f c",
             "f c 2",
         ] {

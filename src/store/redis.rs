@@ -65,7 +65,8 @@ use self::connections::RedisConnections;
 use self::namespace::Namespace;
 use self::view::get_entry;
 use super::fleet::{
-    Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster, Synced,
+    Cause, FleetBypass, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message,
+    Roster, Synced,
 };
 use super::hours::Hour;
 use super::log::{LogContent, LogEntry, LogPosition};
@@ -282,6 +283,10 @@ impl Store for RedisStore {
 
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {
         Box::pin(self.ask(move |connections| async move { self.namespace.leave(&connections, id).await }))
+    }
+
+    fn set_bypass<'a>(&'a self, bypass: &'a FleetBypass) -> Reply<'a, Option<(bool, u64)>> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.set_bypass(&connections, bypass).await }))
     }
 
     fn expel<'a>(&'a self, holder: &'a Holder) -> Reply<'a, bool> {

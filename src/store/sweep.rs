@@ -22,6 +22,8 @@ pub struct Survey {
     pub specimens: Vec<Specimen>,
     /// Where the next step begins; `None` at the end of the walk.
     pub next: Option<WalkPosition>,
+    /// Whether every server that holds entries is connected: the entries of others are left out.
+    pub is_whole: bool,
 }
 
 /// An entry that a walk found.

@@ -10,11 +10,19 @@
 -- ARGV[12] 1 to return the members that are behind
 -- ARGV[13] maximum number of marks returned
 -- ARGV[14] maximum number of due intents returned
--- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are returned, marks and
+-- ARGV[15] number of its rules in this process, from 1
+-- ARGV[16] its rules: a digest for each family
+-- ARGV[17] 1 if these rules are settled: the other members know them, and what they conflict with was invalidated
+-- ARGV[18] revision of the registry that it has taken in, 0 for none
+-- ARGV[19] 1 to return the registry although its revision is that one
+-- Returns two lists. First epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are returned, marks and
 -- their sequences, due intents and their tags, the state of the epoch, soft marks with their sequences and the
 -- microseconds left of their graces, the generation, the members that are behind if requested; the end of the last silence,
--- whether proxies without a record may be behind, the number of other members if requested.
+-- whether proxies without a record may be behind, the number of other members if requested. Then the revision of the registry, the
+-- revision that registered this proxy's rules, whether the registry is returned, and of it: the different rules of the other
+-- members, without any the rules that were settled last, how many members have not taken in this proxy's rules, the bypasses.
 local meta, cause = valid_epoch()
+remove_registry_of_other_type()
 local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
 local time = now()
 
@@ -92,6 +100,29 @@ if repeats then
   redis.call('PUBLISH', CHANNEL, table.concat({ 's', id, ARGV[10], ARGV[11] }, ' '))
 end
 
+-- What is executed late takes back no later rules. A member whose record was lost registers its rules again.
+local previous = sequence(redis.call('HGET', META, 'revision'))
+local number, registered, learned, settled, rules = registration(id)
+local own, is_changed = tonumber(ARGV[15]), false
+learned = learned or 0
+if not number or own > number or own == number and (known == '' or rules ~= ARGV[16]) then
+  number, registered, settled, rules, is_changed = own, revise(), '0', ARGV[16], true
+elseif own == number and settled == '0' and ARGV[17] == '1' then
+  settled, is_changed = '1', true
+  redis.call('HSET', REGISTRY, SETTLED, rules)
+end
+if redis.call('HEXISTS', META, 'revision') == 0 then
+  -- The revision was lost, and not this proxy's rules.
+  revise()
+end
+if tonumber(ARGV[18]) > learned then
+  learned, is_changed = tonumber(ARGV[18]), true
+  redis.call('PUBLISH', CHANNEL, table.concat({ 'k', id, ARGV[18] }, ' '))
+end
+if is_changed then
+  redis.call('HSET', REGISTRY, id, table.concat({ text(number), text(registered), text(learned), settled, rules }, ':'))
+end
+
 -- The proxy with the longest lease confirms it several times before it ends. If none has, no proxy holds it any more.
 local longest = longest_lease()
 local confirmed = tonumber(redis.call('HGET', META, 'lease_at') or '') or 0
@@ -123,7 +154,7 @@ if ARGV[12] == '1' or not is_tidy then
   for i = 1, #all, 2 do
     local member, record = all[i], all[i + 1]
     if member ~= id and is_gone(record) then
-      redis.call('HDEL', MEMBERS, member)
+      remove_member(member)
     elseif member ~= id then
       others = others + 1
       if is_behind(record) then
@@ -132,9 +163,48 @@ if ARGV[12] == '1' or not is_tidy then
     end
   end
   redis.call('HSET', META, 'tidied', text(time))
+  -- Rules of members whose records were lost. Beside its members, either hash has one more field.
+  if redis.call('HLEN', REGISTRY) > redis.call('HLEN', MEMBERS) then
+    for _, member in ipairs(redis.call('HKEYS', REGISTRY)) do
+      if member ~= SETTLED and redis.call('HEXISTS', MEMBERS, member) == 0 then
+        redis.call('HDEL', REGISTRY, member)
+      end
+    end
+  end
 end
 if ARGV[12] ~= '1' then
   behind, others = {}, 0
+end
+
+-- Read again: a member that is gone has begun a revision.
+local revision = redis.call('HGET', META, 'revision')
+local is_told = ARGV[19] == '1' or ARGV[18] ~= revision
+local told, last, unlearned, bypasses = {}, {}, 0, {}
+if is_told then
+  local known_rules, has_others = {}, false
+  local everybody = members()
+  for i = 1, #everybody, 2 do
+    if everybody[i] ~= id then
+      local number, _, learned, _, rules = registration(everybody[i])
+      rules, has_others = number and rules or UNKNOWN, true
+      if not number or learned < registered then
+        unlearned = unlearned + 1
+      end
+      if not known_rules[rules] then
+        known_rules[rules], told[#told + 1] = true, rules
+      end
+    end
+  end
+  if not has_others then
+    -- What is stored may be from a time when other rules were in force.
+    local rules = redis.call('HGET', REGISTRY, SETTLED)
+    if rules or previous then
+      last = { rules and string.match(rules, '^[%x ]*$') or UNKNOWN }
+    end
+  end
+  if redis.call('HLEN', BYPASSES) <= 200 then
+    bypasses = redis.call('HGETALL', BYPASSES)
+  end
 end
 
 local MARKS_TOLD_MAX = 16 * 1048576
@@ -164,7 +234,10 @@ for i = 1, whole and #marks or 0, 2 do
 end
 
 return {
-  meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
-  text(generation), behind,
-  { text(silent_until), unknown and 1 or 0, others },
+  {
+    meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
+    text(generation), behind,
+    { text(silent_until), unknown and 1 or 0, others },
+  },
+  { revision, text(registered), is_told and 1 or 0, told, last, unlearned, bypasses },
 }

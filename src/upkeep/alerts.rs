@@ -27,6 +27,8 @@ pub enum Watched {
     Memory,
     /// Seconds for which Redis has not answered: too many.
     StoreAway,
+    /// Families that are not cached because proxies of the fleet follow different rules for them: any.
+    MixedRules,
 }
 
 impl Watched {
@@ -38,6 +40,7 @@ impl Watched {
             Watched::HitLatency => "hit_latency",
             Watched::Memory => "memory",
             Watched::StoreAway => "store_away",
+            Watched::MixedRules => "mixed_rules",
         }
     }
 
@@ -56,6 +59,7 @@ impl Watched {
             Watched::HitRate | Watched::ErrorRate | Watched::Memory => format!("{:.1}%", value * 100.0),
             Watched::HitLatency => format!("{:.1}ms", value * 1000.0),
             Watched::StoreAway => format!("{value:.0}s"),
+            Watched::MixedRules => format!("{value:.0}"),
         }
     }
 }
@@ -214,6 +218,10 @@ impl Alert {
                     "give Redis more memory (maxmemory), store less (max_body, ttl), or set compress; what Redis evicts \
                      is fetched again"
                 }
+                Watched::MixedRules => {
+                    "give all proxies the same rules file: GET /cache/fleet says which families are not cached meanwhile, and which \
+                     proxies follow other rules"
+                }
                 Watched::StoreAway => "look at Redis and at the network to it; meanwhile requests go upstream",
             },
             subject: reading.subject.clone(),
@@ -261,6 +269,7 @@ mod tests {
             (Watched::Memory, 0.9, some(&[0.95, 0.95, 0.85, 0.85, 0.80, 0.80]), ".R...C"),
             (Watched::HitLatency, 0.01, some(&[0.02, 0.02, 0.0095, 0.001, 0.001]), ".R..C"),
             (Watched::StoreAway, 10.0, some(&[5.0, 11.0, 12.0, 0.0, 0.0]), "..R.C"),
+            (Watched::MixedRules, 0.0, some(&[0.0, 1.0, 2.0, 1.0, 0.0, 0.0]), "..R..C"),
         ];
         for (watched, threshold, values, expected) in rows {
             assert_eq!(changes(watched, threshold, &values), expected, "{watched:?}");

@@ -1,76 +1,143 @@
-//! Families whose requests an operator has forwarded for a while, without the cache: `POST /cache/bypass/{family}`. A bypass ends by itself.
-//! Writes invalidate as ever meanwhile, so that what is stored is current when it ends.
+//! Families that are forwarded for a while, without the cache: because an operator wants it (`POST /cache/bypass/{family}`), or because
+//! the proxies of the fleet follow different rules for them ([`crate::coherence::fleet::mixed`]). Writes invalidate as ever meanwhile, so
+//! that what is stored is current when it ends.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::collections::BTreeSet;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::marks::Tag;
 
 /// Longest bypass.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most bypasses at a time.
 const MOST: usize = 100;
 
-/// A family, or a level with the families below it, that is forwarded.
+/// A family, or a level with the families below it, that an operator has forwarded. It ends by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bypass {
     pub family: String,
+    /// By the clock that times in entries are of; for reports.
     pub until: SystemTime,
+    /// The same by a clock that is never set.
+    pub end: Instant,
     /// The name of the token, or the role of the caller.
     pub by: String,
 }
 
-/// The bypasses of this proxy.
+/// Why a family is forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BypassReason {
+    /// An operator wants it.
+    Operator,
+    /// Proxies of the fleet have different rules for it.
+    MixedRules,
+}
+
+/// The families that this proxy forwards.
 #[derive(Debug, Default)]
 pub struct Bypasses {
     /// Whether there are any: all that a hit looks at without one.
     are_any: AtomicBool,
-    list: Mutex<Vec<Bypass>>,
+    forwarded: Mutex<Forwarded>,
+}
+
+#[derive(Debug, Default)]
+struct Forwarded {
+    by_operators: Vec<Bypass>,
+    mixed: BTreeSet<String>,
 }
 
 impl Bypasses {
     /// Whether any family may be forwarded.
     pub fn are_any(&self) -> bool {
-        self.are_any.load(Relaxed)
+        self.are_any.load(Acquire)
     }
 
-    /// Whether this family is forwarded.
-    pub fn is_forwarded(&self, family: &str, now: SystemTime) -> bool {
-        self.current(now).iter().any(|bypass| {
+    /// Why this family is forwarded; `None` if it is not.
+    pub fn reason(&self, family: &str, now: Instant) -> Option<BypassReason> {
+        let forwarded = self.current(now);
+        if forwarded.mixed.contains(family) {
+            return Some(BypassReason::MixedRules);
+        }
+        let is_within = |bypass: &Bypass| {
             family.strip_prefix(&*bypass.family).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-        })
+        };
+        forwarded.by_operators.iter().any(is_within).then_some(BypassReason::Operator)
+    }
+
+    /// Whether an entry with these tags is of a family with mixed rules, or below one.
+    pub fn is_mixed(&self, tags: &[Tag]) -> bool {
+        self.are_any() && {
+            let forwarded = self.lock();
+            tags.iter().any(|tag| forwarded.mixed.contains(tag.as_str()))
+        }
     }
 
     /// Begins a bypass, or gives that of the family another end. False if there are too many.
-    pub fn begin(&self, bypass: Bypass, now: SystemTime) -> bool {
-        let mut list = self.current(now);
+    pub fn begin(&self, bypass: Bypass, now: Instant) -> bool {
+        let mut forwarded = self.current(now);
+        let list = &mut forwarded.by_operators;
         list.retain(|known| known.family != bypass.family);
         if list.len() >= MOST {
             return false;
         }
         list.push(bypass);
-        self.are_any.store(true, Relaxed);
+        self.note(&forwarded);
         true
     }
 
     /// Ends a bypass; false if there is none of this name.
-    pub fn end(&self, family: &str, now: SystemTime) -> bool {
-        let mut list = self.current(now);
-        let before = list.len();
-        list.retain(|known| known.family != family);
-        self.are_any.store(!list.is_empty(), Relaxed);
-        list.len() < before
+    pub fn end(&self, family: &str, now: Instant) -> bool {
+        let mut forwarded = self.current(now);
+        let before = forwarded.by_operators.len();
+        forwarded.by_operators.retain(|known| known.family != family);
+        self.note(&forwarded);
+        forwarded.by_operators.len() < before
     }
 
-    /// Those that have not ended.
-    pub fn all(&self, now: SystemTime) -> Vec<Bypass> {
-        self.current(now).clone()
+    /// Those of operators that have not ended.
+    pub fn all(&self, now: Instant) -> Vec<Bypass> {
+        self.current(now).by_operators.clone()
     }
 
-    fn current(&self, now: SystemTime) -> MutexGuard<'_, Vec<Bypass>> {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|bypass| bypass.until > now);
-        self.are_any.store(!list.is_empty(), Relaxed);
-        list
+    /// Replaces those of operators by those of the fleet.
+    pub fn follow(&self, fleet: Vec<Bypass>) {
+        let mut forwarded = self.lock();
+        forwarded.by_operators = fleet;
+        self.note(&forwarded);
+    }
+
+    /// The families with mixed rules.
+    pub fn mixed(&self) -> BTreeSet<String> {
+        self.lock().mixed.clone()
+    }
+
+    /// Replaces the families with mixed rules. Returns those before.
+    pub fn set_mixed(&self, mixed: BTreeSet<String>) -> BTreeSet<String> {
+        let mut forwarded = self.lock();
+        let before = std::mem::replace(&mut forwarded.mixed, mixed);
+        self.note(&forwarded);
+        before
+    }
+
+    fn current(&self, now: Instant) -> MutexGuard<'_, Forwarded> {
+        let mut forwarded = self.lock();
+        forwarded.by_operators.retain(|bypass| bypass.end > now);
+        self.note(&forwarded);
+        forwarded
+    }
+
+    fn note(&self, forwarded: &Forwarded) {
+        self.are_any.store(!forwarded.by_operators.is_empty() || !forwarded.mixed.is_empty(), Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Forwarded> {
+        self.forwarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,27 +145,43 @@ impl Bypasses {
 mod tests {
     use super::*;
 
+    fn bypass(family: &str, end: Instant) -> Bypass {
+        Bypass { family: family.to_owned(), until: SystemTime::UNIX_EPOCH, end, by: "ops".to_owned() }
+    }
+
     #[test]
     fn a_bypass_covers_a_family_and_those_below_and_ends_by_itself() {
-        let (bypasses, now) = (Bypasses::default(), SystemTime::UNIX_EPOCH + Duration::from_secs(100));
-        let until = now + Duration::from_secs(10);
+        let (bypasses, now) = (Bypasses::default(), Instant::now());
+        let end = now + Duration::from_secs(10);
         assert!(!bypasses.are_any());
-        assert!(bypasses.begin(Bypass { family: "booking".to_owned(), until, by: "ops".to_owned() }, now));
+        assert!(bypasses.begin(bypass("booking", end), now));
         let rows = [("booking", true), ("booking:stats", true), ("bookings", false), ("user", false)];
         for (family, expected) in rows {
-            assert_eq!(bypasses.is_forwarded(family, now), expected, "{family}");
+            assert_eq!(bypasses.reason(family, now).is_some(), expected, "{family}");
         }
         assert!(bypasses.are_any() && bypasses.all(now).len() == 1);
-        assert!(!bypasses.is_forwarded("booking", until) && !bypasses.are_any());
-        assert!(!bypasses.end("booking", until));
+        assert!(bypasses.reason("booking", end).is_none() && !bypasses.are_any());
+        assert!(!bypasses.end("booking", end));
+    }
+
+    #[test]
+    fn families_with_mixed_rules_are_forwarded_and_none_of_their_entries_is_stored() {
+        let (bypasses, now) = (Bypasses::default(), Instant::now());
+        assert!(bypasses.set_mixed(["users".to_owned()].into()).is_empty());
+        assert_eq!(bypasses.reason("users", now), Some(BypassReason::MixedRules));
+        assert_eq!(bypasses.reason("users:list", now), None, "it has rules of its own");
+        assert!(bypasses.is_mixed(&[Tag::root(), Tag::family("users")]) && !bypasses.is_mixed(&[Tag::root()]));
+        bypasses.follow(vec![bypass("users", now + LONGEST)]);
+        assert_eq!(bypasses.set_mixed(BTreeSet::new()), ["users".to_owned()].into());
+        assert_eq!(bypasses.reason("users", now), Some(BypassReason::Operator));
+        bypasses.follow(Vec::new());
+        assert!(!bypasses.are_any());
     }
 
     #[test]
     fn their_number_is_bounded() {
-        let (bypasses, now) = (Bypasses::default(), SystemTime::UNIX_EPOCH);
-        let begin = |n: usize| {
-            bypasses.begin(Bypass { family: format!("f{n}"), until: now + LONGEST, by: String::new() }, now)
-        };
+        let (bypasses, now) = (Bypasses::default(), Instant::now());
+        let begin = |n: usize| bypasses.begin(bypass(&format!("f{n}"), now + LONGEST), now);
         assert!((0..MOST).all(begin) && !begin(MOST) && begin(0));
     }
 }

@@ -58,7 +58,8 @@ pub struct InvalidationRecord {
     pub mode: InvalidationMode,
     /// How long the invalidation waited until no proxy could serve what it invalidated, milliseconds. Null: not known (yet).
     pub wait_ms: Option<f64>,
-    /// Entries that it invalidated, where they were counted.
+    /// Entries that it invalidated, where they were counted: purges whose preview or patterns have looked at what is stored. Null for
+    /// writes. Only a walk over Redis and over the memory of every proxy could count theirs, and no write waits for that.
     pub entries: Option<u64>,
     /// The sequence that it took; 0 where that is not known.
     #[serde(default)]

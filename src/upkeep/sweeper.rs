@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::names::{FamilyOwners, SELF_TEST_LABEL};
-use crate::coherence::pending::PendingInvalidations;
 use crate::entry::Preface;
 use crate::marks::{MarksView, Tag};
 use crate::metrics::Metrics;
@@ -80,7 +79,8 @@ impl Status {
 pub struct Sweeper {
     id: Box<str>,
     store: Arc<dyn Store>,
-    pending: Arc<PendingInvalidations>,
+    /// Whether invalidations are undelivered.
+    has_undelivered: Box<dyn Fn() -> bool + Send + Sync>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     /// Keys a second.
@@ -115,12 +115,12 @@ impl Sweeper {
     pub fn new(
         id: &str,
         store: Arc<dyn Store>,
-        pending: Arc<PendingInvalidations>,
+        has_undelivered: Box<dyn Fn() -> bool + Send + Sync>,
         metrics: Arc<Metrics>,
         (rate, pause): (u64, Duration),
     ) -> Sweeper {
         let status = Arc::default();
-        Sweeper { id: id.into(), store, pending, status, metrics, rate, pause }
+        Sweeper { id: id.into(), store, has_undelivered, status, metrics, rate, pause }
     }
 
     /// What it does now; outlives the sweeper.
@@ -178,7 +178,7 @@ impl Sweeper {
         while let Some(at) = place {
             sleep_until(pacer.next).await;
             self.pause_for_delivery(&mut renewed).await?;
-            let Survey { specimens, next } = self.store.survey(at, pacer.step).await?;
+            let Survey { specimens, next, .. } = self.store.survey(at, pacer.step).await?;
             pacer.looked_at(specimens.len() as u64, Instant::now());
             let invalidated = self.judge(specimens, names, &mut key_stats).await?;
             let removed = self.store.unlink(at, &invalidated).await?;
@@ -213,7 +213,7 @@ impl Sweeper {
                 }
                 *renewed = sent;
             }
-            if !self.pending.has_undelivered() {
+            if !(self.has_undelivered)() {
                 return Ok(());
             }
             sleep(DELIVERY_PAUSE).await;

@@ -36,6 +36,7 @@ pub enum Kind {
     IntentsLost,
     IntentTagsLost,
     GracesLost,
+    RegistryLost,
     AllCoordinationLost,
     Evicted,
     Deposed,
@@ -59,7 +60,7 @@ pub enum Kind {
 
 impl Kind {
     /// The kinds that any run may have, without those of arranged scenarios.
-    pub const ALL: [Kind; 32] = [
+    pub const ALL: [Kind; 33] = [
         Kind::Slow,
         Kind::RequestsLost,
         Kind::RepliesLost,
@@ -80,6 +81,7 @@ impl Kind {
         Kind::IntentsLost,
         Kind::IntentTagsLost,
         Kind::GracesLost,
+        Kind::RegistryLost,
         Kind::AllCoordinationLost,
         Kind::Evicted,
         Kind::Deposed,
@@ -452,6 +454,7 @@ impl Chaos {
             | Kind::IntentsLost
             | Kind::IntentTagsLost
             | Kind::GracesLost
+            | Kind::RegistryLost
             | Kind::AllCoordinationLost
             | Kind::Evicted => self.lose(kind),
         }
@@ -677,8 +680,9 @@ impl Chaos {
             Kind::IntentsLost => server.lose(Part::Intents),
             Kind::IntentTagsLost => server.lose(Part::IntentTags),
             Kind::GracesLost => server.lose(Part::Graces),
+            Kind::RegistryLost => server.lose(Part::Registry),
             Kind::AllCoordinationLost => {
-                [Part::Meta, Part::Marks, Part::Members, Part::Intents]
+                [Part::Meta, Part::Marks, Part::Members, Part::Intents, Part::Registry]
                     .into_iter()
                     .for_each(|part| server.lose(part));
             }

@@ -3,7 +3,7 @@
 //!
 //! `cargo test --test simulation` tries [`SEEDS`] seeds, and [`SEEDS_WITH_RULES`] of runs whose proxies have rules;
 //! `LARDER_SIM_SEEDS=100000` that many of each. A seed that fails is printed with its trace; `LARDER_SIM_SEED=123` runs it alone, and
-//! prints its trace (with `-- --nocapture`). Seeds of runs with rules begin at [`WITH_RULES`].
+//! prints its trace (with `-- --nocapture`). Seeds of runs with rules begin at [`WITH_RULES`], those with mixed rules at [`MIXED_RULES`].
 //!
 //! The checker must find each flaw with the seed recorded here. `cargo test --release --test simulation -- --ignored` shows that it finds
 //! the flaws of arranged scenarios with other seeds too.
@@ -45,10 +45,13 @@
 //! - *Warming and prefetch*: tables run at startup, after invalidations, by the clock and by prediction. Each run begins while its
 //!   proxy holds the lease; when faults have ended, one proxy fetches, and all serve what it fetched.
 //!
+//! **Mixed rules.** Some proxies follow rules that leave one of the two families out, and change their rules one after the other.
+//! Checked are reads through proxies whose rules map writes to the family, whichever proxy acknowledged them.
+//!
 //! **A deposed primary.** With `wait_replicas` there are three servers: one becomes the primary, as it is or as it was, some
 //! proxies stay connected to the one before, and the third follows one of them at a time, or none for a while.
 //!
-//! **Not simulated.** Clocks that run at different rates; coalescing across proxies; the sweeper; edits of the rules. A frozen proxy serves, sends and
+//! **Not simulated.** Clocks that run at different rates; coalescing across proxies; the sweeper. A frozen proxy serves, sends and
 //! receives nothing, but the cache's own timers go on.
 //!
 //! **Repeatable.** A seed decides everything, down to the order of events at one moment. So no two tasks wait for one
@@ -72,7 +75,7 @@ mod store;
 mod warming;
 mod world;
 
-use run::{Outcome, WITH_RULES, run};
+use run::{MIXED_RULES, Outcome, WITH_RULES, run};
 use server::Flaw;
 
 /// How many seeds are tried.
@@ -165,6 +168,19 @@ const COVERED_WITH_RULES: [&str; 26] = [
     "delivered later",
 ];
 
+/// How many seeds of runs with mixed rules are tried.
+const SEEDS_WITH_MIXED_RULES: u64 = 300;
+
+/// Events that must occur in some run with mixed rules, or these runs show nothing.
+const COVERED_WITH_MIXED_RULES: [&str; 6] = [
+    "memory hit",
+    "asked hit",
+    "mixed rules",
+    "rules changed",
+    "acknowledged by rules that leave it out",
+    "promised while away",
+];
+
 /// Runs the seeds of a range, beginning at the first of these and wrapping at its end, until one fails or all are done. Returns the first
 /// that failed, if any, and the counts. Seeds of the range count from `base`.
 fn explore(
@@ -234,6 +250,13 @@ fn nothing_stale_is_served_where_rules_write_through_authorize_and_warm() {
     }
 }
 
+#[test]
+fn nothing_stale_is_served_where_proxies_follow_different_rules() {
+    if number("LARDER_SIM_SEED").is_none() {
+        nothing_is_wrong(MIXED_RULES, SEEDS_WITH_MIXED_RULES, &COVERED_WITH_MIXED_RULES);
+    }
+}
+
 /// Tries seeds from `base` on: so many, unless the environment says how many.
 fn nothing_is_wrong(base: u64, usual: u64, covered: &[&str]) {
     let seeds = number("LARDER_SIM_SEEDS").unwrap_or(usual);
@@ -251,7 +274,7 @@ fn nothing_is_wrong(base: u64, usual: u64, covered: &[&str]) {
 
 #[test]
 fn a_seed_runs_the_same_way_every_time() {
-    for seed in (0..25).chain(WITH_RULES..WITH_RULES + 10) {
+    for seed in (0..25).chain(WITH_RULES..WITH_RULES + 10).chain(MIXED_RULES..MIXED_RULES + 10) {
         let [first, second] = [run(seed, None, true), run(seed, None, true)];
         assert!(first.trace.len() > 100, "seed {seed}: hardly anything happens");
         let differs = first.trace.iter().zip(&second.trace).position(|(a, b)| a != b);
@@ -264,6 +287,12 @@ fn a_seed_runs_the_same_way_every_time() {
 
 /// Seeds within which each flaw is found. The search begins with one that found it before.
 const ENOUGH: u64 = 3000;
+
+#[test]
+fn a_store_that_hides_the_rules_of_others_is_found() {
+    let (failed, _) = explore(MIXED_RULES, (0, ENOUGH), Some(Flaw::HidesOtherRules));
+    assert!(failed.is_some());
+}
 
 #[track_caller]
 fn is_found(flaw: Flaw, first: u64) {

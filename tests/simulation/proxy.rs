@@ -26,6 +26,7 @@ use larder::key::{CacheKey, KeyHash, Redaction};
 use larder::marks::{Epoch, SoftInvalidation, Stamp, Tag};
 use larder::metrics::Metrics;
 use larder::rules::Unresolved;
+use larder::rules::digest::RulesDigest;
 use larder::store::Store;
 use larder::store::fleet::{Again, Intent, Invalidations};
 use larder::upkeep::invalidation_log::OriginKind;
@@ -77,6 +78,8 @@ pub struct Site {
     pub rules: Option<&'static Rules>,
     /// Whether they warm what the rules name.
     pub warms: bool,
+    /// Whether some follow rules that leave a family out, and change their rules.
+    pub mixes: bool,
 }
 
 /// What a write changes and invalidates.
@@ -139,6 +142,8 @@ pub struct Proxy {
     ahead: Arc<AtomicI64>,
     followed_fetches: Mutex<Vec<(Weak<InflightFetch>, Arc<FollowedFetch>)>>,
     left: AtomicBool,
+    /// Its rules leave out the registers of [`LEFT_OUT`]: no write to one of them alone invalidates anything.
+    leaves_out: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
     pub warming: WarmingState,
 }
@@ -146,6 +151,18 @@ pub struct Proxy {
 /// What the waiters of one inflight fetch share.
 #[derive(Default)]
 struct FollowedFetch(OnceLock<FetchOutcome>, Notify);
+
+/// The family that some proxies' rules leave out, in runs with mixed rules.
+const LEFT_OUT: usize = 1;
+
+/// The rules, as proxies compare them.
+fn digest(leaves_out: bool) -> RulesDigest {
+    let of_family = |family: usize| {
+        let is_left_out = leaves_out && family == LEFT_OUT;
+        (format!("reg{family}"), format!("{family}{}", u8::from(is_left_out)))
+    };
+    [0, 1].into_iter().map(of_family).collect()
+}
 
 /// How a write ended for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,6 +258,8 @@ impl Proxy {
             .with_replicas(u64::from(waits))
             .with_limits(limit, limit)
             .with_wall_clock(Arc::new(move || world.wall_clock(ahead_of.load(SeqCst))));
+        let leaves_out = site.mixes && site.world.happens(0.5);
+        let fleet = if site.mixes { fleet.with_rules(digest(leaves_out)) } else { fleet };
         let cache = Cache::new(memory, Some((store, fleet)), Arc::clone(&metrics));
         let frost = Arc::<Frost>::default();
         let own = Floor::new(site.registers + site.callers);
@@ -258,6 +277,7 @@ impl Proxy {
             ahead,
             followed_fetches,
             left,
+            leaves_out: AtomicBool::new(leaves_out),
             tasks,
             warming,
         };
@@ -290,6 +310,32 @@ impl Proxy {
     /// The time by the wall clock of its machine.
     pub fn wall_clock(&self) -> SystemTime {
         self.site.world.wall_clock(self.ahead.load(SeqCst))
+    }
+
+    /// Whether its rules map writes to this register to it.
+    fn maps(&self, register: Register) -> bool {
+        register % 2 != LEFT_OUT || !self.leaves_out.load(SeqCst)
+    }
+
+    /// An edit of the rules file, as `Running::apply` takes it.
+    pub async fn reload(self: Arc<Proxy>, leaves_out: bool) {
+        let proxy = Arc::clone(&self);
+        let reload = async move {
+            proxy.cache.leave_rules(&digest(leaves_out)).await;
+            let changed = [Site::family(LEFT_OUT)];
+            let is_change = proxy.leaves_out.load(SeqCst) != leaves_out;
+            if is_change {
+                proxy.cache.invalidate(&changed, OriginKind::Rules).await;
+            }
+            proxy.leaves_out.store(leaves_out, SeqCst);
+            if is_change {
+                proxy.cache.invalidate(&changed, OriginKind::Rules).await;
+                proxy.site.world.count("rules changed");
+            }
+            proxy.cache.adopt_rules(digest(leaves_out));
+            proxy.site.world.tell(|| format!("{} follows rules that leave out: {leaves_out}", proxy.name()));
+        };
+        let _ = self.spawn(reload).await;
     }
 
     /// `kill -9`
@@ -327,6 +373,7 @@ impl Proxy {
         let least = self.least(register);
         let least_session = request.cookie().map(|cookie| self.least(cookie.session));
         let begun = Instant::now();
+        let is_mapped = self.maps(register);
         let proxy = Arc::clone(&self);
         let (value, how) = self.spawn(async move { proxy.answer(request).await }).await.ok()?;
         if let Some((cookie, least)) = request.cookie().zip(least_session) {
@@ -335,7 +382,7 @@ impl Proxy {
         let value = value?;
         self.site.world.count(how);
         self.site.world.tell(|| format!("{} reads {register}: {value} ({how}), needs {least}", self.name()));
-        if value < least {
+        if value < least && is_mapped {
             let took = begun.elapsed();
             self.site.world.accuse(format!(
                 "{} gave {value} for register {register} ({how}) to a read that began {took:?} before, when {least} \
@@ -394,6 +441,12 @@ impl Proxy {
     }
 
     async fn answered(self: &Arc<Proxy>, read: Read) -> (Option<Value>, &'static str) {
+        if self.cache.bypasses().is_mixed(&read.tags) {
+            return match self.site.upstream.answer(read.sent).await {
+                Some(Answer::Value(value)) => (Some(value), "mixed rules"),
+                _ => (None, "no answer"),
+            };
+        }
         match self.attempt(&read, false).await {
             Some(answer) => answer,
             None => self.attempt(&read, true).await.unwrap_or((None, "no answer")),
@@ -629,6 +682,13 @@ impl Proxy {
             }
         };
         let is_answered = shown.is_some();
+        if self.leaves_out(&write.target) {
+            self.cache.withdraw(&intent).await;
+            self.cache.rules_settled().await;
+            self.site.world.count("acknowledged by rules that leave it out");
+            self.acknowledge(values, true, None);
+            return End::Acknowledged;
+        }
         let Ruling { mut what, refresh, .. } = match rules {
             Some(rules) => self.ruling(rules, write.form, is_answered),
             None => Ruling { what: write.invalidating(is_answered), ..Ruling::default() },
@@ -656,6 +716,9 @@ impl Proxy {
                 return End::Unacknowledged;
             }
         }
+        if delivered && self.site.mixes {
+            self.cache.rules_settled().await;
+        }
         self.acknowledge(values, delivered, grace);
         if let Some((read, shown, hold)) = through {
             match before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before)) {
@@ -664,6 +727,16 @@ impl Proxy {
             }
         }
         End::Acknowledged
+    }
+
+    /// Whether the rules map a write with this target to nothing. One whose answer is lost is no acknowledged one.
+    fn leaves_out(&self, target: &Target) -> bool {
+        let of_family = match target {
+            Target::One(register) => register % 2,
+            Target::Family(family) => *family,
+            Target::Group | Target::Everything => return false,
+        };
+        of_family == LEFT_OUT && self.leaves_out.load(SeqCst)
     }
 
     fn ruling(&self, rules: &Rules, form: Form, is_answered: bool) -> Ruling {

@@ -88,6 +88,9 @@ impl Clients {
 /// Seeds from here on are of runs whose proxies have rules ([`super::requests`]).
 pub const WITH_RULES: u64 = 1_000_000_000;
 
+/// Seeds from here on are of runs whose proxies follow different rules, without those of the library.
+pub const MIXED_RULES: u64 = 2_000_000_000;
+
 /// Graces of soft rules, milliseconds.
 const GRACES: [u64; 4] = [1, 50, 300, 1500];
 
@@ -116,20 +119,25 @@ impl Run {
         world.server().marks_max = marks_max;
         let (its_own, is_mixed) = (scenario.kinds(), scenario.is_mixed());
         let waits = is_mixed && (its_own.iter().any(|kind| kind.needs_proof()) || world.happens(0.1));
-        let any = Kind::ALL.into_iter().filter(|_| is_mixed && world.happens(share));
+        let any = Kind::ALL
+            .into_iter()
+            .filter(|kind| seed >= MIXED_RULES || *kind != Kind::RegistryLost)
+            .filter(|_| is_mixed && world.happens(share));
         let mut kinds: Vec<Kind> =
             any.chain(its_own.iter().copied()).filter(|kind| waits || !kind.needs_proof()).collect();
         if scenario == Scenario::OutageForAll && world.happens(0.5) {
             // The others wait for a killed proxy after each outage, so that hits return late.
             kinds.retain(|kind| *kind != Kind::Replaced);
         }
+        world.server().without_registry = seed < MIXED_RULES;
         let settings = settings(world, scenario, slowness, waits);
         let proxies = match scenario {
             // The more proxies there are, the longer it takes until none is waited for.
             Scenario::OutageForAll | Scenario::SyncLeftBehind => *world.pick(&[2, 2, 3, 4]),
             _ => *world.pick(&[2, 3, 4]),
         };
-        let rules = (seed >= WITH_RULES).then(Rules::get);
+        let mixes = seed >= MIXED_RULES;
+        let rules = (seed >= WITH_RULES && !mixes).then(Rules::get);
         let (callers, warms) = match rules {
             Some(_) => (*world.pick(&[1, 2]), world.happens(0.5)),
             None => (0, false),
@@ -142,7 +150,8 @@ impl Run {
         let upstream = Upstream::new(world, registers + callers, slowness, settings.lag);
         let acknowledged = Floor::new(registers + callers);
         let world_of = Arc::clone(world);
-        let site = Site { world: world_of, upstream, acknowledged, settings, registers, callers, rules, warms };
+        let site =
+            Site { world: world_of, upstream, acknowledged, settings, registers, callers, rules, warms, mixes };
         let site = Arc::new(site);
         if settings.leases_differ {
             world.count("leases differ");
@@ -170,6 +179,7 @@ impl Run {
         for number in 0..self.clients.readers + self.clients.writers {
             clients.spawn(self.client(number < self.clients.readers));
         }
+        let operator = self.site.mixes.then(|| tokio::spawn(self.operator()));
         if self.kinds.is_empty() {
             sleep(self.lasts).await;
         } else {
@@ -181,6 +191,12 @@ impl Run {
         let comes_to_an_end = async { while clients.join_next().await.is_some() {} };
         if timeout(self.longest_write(), comes_to_an_end).await.is_err() {
             self.world.accuse("a request does not come to an end after all faults have ended".to_owned());
+        }
+        // A reload waits for other proxies, and invalidates twice.
+        if let Some(operator) = operator
+            && timeout(self.longest_write() * 3, operator).await.is_err()
+        {
+            self.world.accuse("a reload does not come to an end after all faults have ended".to_owned());
         }
         self.aftermath().await;
         self.count_what_the_server_saw();
@@ -209,6 +225,23 @@ impl Run {
         }
     }
 
+    /// Edits the rules of one proxy after the other.
+    fn operator(&self) -> impl Future<Output = ()> + Send + 'static {
+        let fleet = Arc::clone(&self.fleet);
+        let (end, mut chance) = (tokio::time::Instant::now() + self.lasts, self.world.own_chance());
+        async move {
+            loop {
+                sleep(Duration::from_millis(chance.random_range(0..=800))).await;
+                if tokio::time::Instant::now() >= end {
+                    return;
+                }
+                if let Some(proxy) = fleet.proxy(chance.random_range(0..fleet.places())) {
+                    proxy.reload(chance.random_bool(0.3)).await;
+                }
+            }
+        }
+    }
+
     /// Announced, forwarded, delivered after what was kept before, waited for; each at its slowest.
     fn longest_write(&self) -> Duration {
         let Settings { lease, limit, patience, .. } = self.site.settings;
@@ -218,6 +251,11 @@ impl Run {
     /// What must be true soon after the last fault.
     async fn aftermath(&self) {
         let Settings { lease, patience, limit, .. } = self.site.settings;
+        if self.site.mixes {
+            for proxy in self.fleet.all() {
+                proxy.reload(false).await;
+            }
+        }
         sleep(patience + lease * 2 + limit * 4).await;
         if self.clients.soft > 0.0 {
             sleep(LONGEST_GRACE + self.world.was_set_back()).await;
@@ -271,7 +309,7 @@ impl Run {
     /// Whether no write can be without an intent, not even one whose proxy died.
     fn every_write_shows_in_the_end(&self) -> bool {
         let is_safe = !self.kinds.iter().any(|kind| kind.endangers_intents());
-        is_safe && self.site.settings.on_outage == OnOutage::Refuse
+        is_safe && self.site.settings.on_outage == OnOutage::Refuse && !self.site.mixes
     }
 
     async fn a_write_goes_through(&self) {

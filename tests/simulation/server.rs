@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use larder::store::fleet::{
-    Again, Cause, EpochState, Generation, Holder, Intent, Invalidated, Member as RosterMember, Membership,
-    Message, Roster, Synced, TOLD_MAX,
+    Again, Cause, EpochState, FleetBypass, Generation, Holder, Intent, Invalidated, Member as RosterMember,
+    Membership, Message, Registry, RegistryContent, Roster, Synced, TOLD_MAX,
 };
 
 /// Marks that one sync returns, as in `store/redis/fleet.rs`.
@@ -24,6 +24,12 @@ const INTENTS_MOST: usize = 100_000;
 
 /// After so many microseconds a member that has not synced, or a lease that no sync has confirmed, is forgotten.
 const LONG_AGO: u64 = 10_000_000;
+
+/// Bypasses of a namespace, as there.
+const BYPASSES_MOST: usize = 100;
+
+/// Rules of a member that has registered none.
+const UNKNOWN: &str = "(unknown)";
 
 /// Prefix of the members that stand for soft marks, as in `epoch.lua`.
 const SOFT: &str = "(soft)";
@@ -84,6 +90,8 @@ pub enum Flaw {
     IgnoresSilences,
     /// A member that is expelled leaves no record.
     ForgetsTheExpelled,
+    /// The rules of other members are left out.
+    HidesOtherRules,
     /// A server says that its replica has everything, whether it follows or not.
     BelievesItsReplica,
 }
@@ -97,6 +105,7 @@ pub enum Part {
     Intents,
     IntentTags,
     Graces,
+    Registry,
 }
 
 /// The data that a server comes back with.
@@ -149,6 +158,8 @@ pub struct Server {
     pub silences: u64,
     /// Intents that are kept before a further repetition is one of everything.
     pub intents_most: usize,
+    /// Whether there is no registry. All proxies have the same rules then, and the runs of a seed do not depend on it.
+    pub without_registry: bool,
     previous_nudge: Sequence,
 }
 
@@ -162,6 +173,25 @@ struct Data {
     intent_tags: BTreeMap<Box<str>, Vec<Tag>>,
     graces: BTreeMap<Box<str>, u64>,
     entries: BTreeMap<String, (Bytes, u64)>,
+    registry: Rules,
+    bypasses: BTreeMap<String, (u64, String)>,
+}
+
+/// The registry.
+#[derive(Debug, Clone, Default)]
+struct Rules {
+    of_members: BTreeMap<Box<str>, Registered>,
+    /// Those that were settled last.
+    settled: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Registered {
+    number: u64,
+    revision: u64,
+    learned: u64,
+    is_settled: bool,
+    rules: String,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -185,6 +215,7 @@ struct Meta {
     shortest: Option<u64>,
     shortest_at: u64,
     tidied: u64,
+    revision: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -281,6 +312,7 @@ impl Server {
             Part::Intents => self.data.intents = Intents::default(),
             Part::IntentTags => self.data.intent_tags.clear(),
             Part::Graces => self.data.graces.clear(),
+            Part::Registry => self.data.registry = Rules::default(),
         }
     }
 
@@ -650,7 +682,9 @@ impl Server {
     pub fn sync(&mut self, me: &Membership, caller: &CallerIdentity) -> Synced {
         let meta = self.valid_epoch(caller);
         let generation = Generation { epoch: Epoch(meta.epoch), number: self.hear(me, meta.epoch, caller) };
+        let (is_new, previous) = (!self.is_member(&me.id), self.data.meta.revision);
         self.renew(me, caller);
+        let registered = self.register(me, is_new, caller);
         self.confirm_lease(millis(me.lease), caller);
         let (behind, others) = self.behind(me, generation, caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
@@ -662,7 +696,128 @@ impl Server {
         let (due, state) = (self.due(caller), self.state(caller));
         let (silent_until, unknown_proxies) = (self.data.meta.silent_until, self.data.meta.unknown);
         let clock = caller.now;
-        Synced { stamp, marks, soft, due, state, generation, behind, others, silent_until, unknown_proxies, clock }
+        let registry = self.registry(me, registered, previous);
+        Synced {
+            stamp,
+            marks,
+            soft,
+            due,
+            state,
+            generation,
+            behind,
+            others,
+            silent_until,
+            unknown_proxies,
+            clock,
+            registry,
+        }
+    }
+
+    fn is_member(&self, id: &str) -> bool {
+        self.data.members.known.iter().any(|(known, _)| **known == *id)
+    }
+
+    fn revise(&mut self, caller: &CallerIdentity) -> u64 {
+        let revision = caller.now.max(self.data.meta.revision.unwrap_or(0) + 1);
+        self.data.meta.revision = Some(revision);
+        self.published.push(Message::Revised(revision));
+        revision
+    }
+
+    /// Gives the revision that registered the rules.
+    fn register(&mut self, me: &Membership, is_new: bool, caller: &CallerIdentity) -> u64 {
+        if self.without_registry {
+            return 0;
+        }
+        let sent = &me.registration;
+        let known = self.data.registry.of_members.get(&me.id).cloned();
+        let is_next = known.as_ref().is_none_or(|known| {
+            let is_other = is_new || known.rules != *sent.rules;
+            sent.number > known.number || sent.number == known.number && is_other
+        });
+        let learned = known.as_ref().map_or(0, |known| known.learned);
+        let mut registered = match known {
+            Some(known) if !is_next => known,
+            _ => Registered {
+                number: sent.number,
+                revision: self.revise(caller),
+                learned,
+                is_settled: false,
+                rules: sent.rules.to_string(),
+            },
+        };
+        if !is_next && registered.number == sent.number && sent.is_settled {
+            if !registered.is_settled {
+                self.data.registry.settled = Some(registered.rules.clone());
+            }
+            registered.is_settled = true;
+        }
+        if self.data.meta.revision.is_none() {
+            self.revise(caller);
+        }
+        if sent.learned > registered.learned {
+            registered.learned = sent.learned;
+            self.published.push(Message::Learned(sent.learned));
+        }
+        let revision = registered.revision;
+        self.data.registry.of_members.insert(me.id.clone(), registered);
+        revision
+    }
+
+    /// `previous`: the revision before the rules of this proxy were registered.
+    fn registry(&self, me: &Membership, registered: u64, previous: Option<u64>) -> Registry {
+        let revision = self.data.meta.revision.unwrap_or(0);
+        if self.without_registry {
+            return Registry::default();
+        }
+        if !me.registration.asks && me.registration.learned == revision {
+            return Registry { revision, registered, content: None };
+        }
+        let ids = self.data.members.known.iter().map(|(id, _)| id).filter(|id| **id != me.id);
+        let of_others: Vec<Option<&Registered>> = ids.map(|id| self.data.registry.of_members.get(id)).collect();
+        let rules_of = |it: &Option<&Registered>| it.map_or(UNKNOWN.to_owned(), |it| it.rules.clone());
+        let mut others: Vec<String> = of_others.iter().map(rules_of).collect();
+        others.sort_unstable();
+        others.dedup();
+        let is_unlearned = |it: &&Option<&Registered>| it.is_none_or(|it| it.learned < registered);
+        let last = self.data.registry.settled.clone().or(previous.map(|_| UNKNOWN.to_owned()));
+        let bypass = |(family, (until, by)): (&String, &(u64, String))| FleetBypass {
+            family: family.clone(),
+            until: *until,
+            by: by.clone(),
+        };
+        let content = RegistryContent {
+            last: last.filter(|_| of_others.is_empty()),
+            unlearned: of_others.iter().filter(is_unlearned).count() as u64,
+            others: if self.has(Flaw::HidesOtherRules) { vec![] } else { others },
+            bypasses: self.data.bypasses.iter().map(bypass).collect(),
+        };
+        Registry { revision, registered, content: Some(content) }
+    }
+
+    pub fn set_bypass(&mut self, bypass: &FleetBypass, caller: &CallerIdentity) -> Option<(bool, u64)> {
+        self.valid_epoch(caller);
+        self.data.bypasses.retain(|_, (until, _)| *until > caller.now);
+        let was_one = self.data.bypasses.contains_key(&bypass.family);
+        if bypass.until == 0 {
+            self.data.bypasses.remove(&bypass.family);
+        } else if !was_one && self.data.bypasses.len() >= BYPASSES_MOST {
+            return None;
+        } else {
+            self.data.bypasses.insert(bypass.family.clone(), (bypass.until, bypass.by.clone()));
+        }
+        Some((was_one, self.revise(caller)))
+    }
+
+    /// Removes a member and its rules.
+    fn remove_member(&mut self, id: &str, caller: &CallerIdentity) {
+        self.data.members.known.retain(|(known, _)| **known != *id);
+        if let Some(gone) = self.data.registry.of_members.remove(id) {
+            if gone.is_settled {
+                self.data.registry.settled = Some(gone.rules);
+            }
+            self.revise(caller);
+        }
     }
 
     /// Notes a sync, and the end of a silence. Returns the generation.
@@ -713,11 +868,22 @@ impl Server {
         };
         let is_gone =
             |member: &Member| caller.now >= member.syncs + LONG_AGO + micros(member.lease) && !is_behind(member);
-        members.retain(|(_, member)| !is_gone(member));
+        let gone: Vec<Box<str>> = members
+            .iter()
+            .filter(|(id, member)| *id != me.id && is_gone(member))
+            .map(|(id, _)| id.clone())
+            .collect();
+        gone.iter().for_each(|id| self.remove_member(id, caller));
+        let registry = &mut self.data.registry;
+        let fields = registry.of_members.len() + usize::from(registry.settled.is_some());
+        if fields > self.data.members.known.len() + 1 {
+            let known = &self.data.members.known;
+            registry.of_members.retain(|id, _| known.iter().any(|(member, _)| member == id));
+        }
         if !me.asks_who_is_behind {
             return (vec![], 0);
         }
-        let others = members.iter().filter(|(id, _)| *id != me.id);
+        let others = self.data.members.known.iter().filter(|(id, _)| *id != me.id);
         let behind = others.clone().filter(|(_, member)| is_behind(member) && !hides);
         (behind.map(|(id, member)| member.holder(id)).collect(), others.count() as u64)
     }
@@ -816,14 +982,22 @@ impl Server {
         due.into_iter().take(DUE_MAX).map(|(id, _)| Intent { id: id.clone(), tags: tags_of(id) }).collect()
     }
 
-    pub fn leave(&mut self, id: &str) {
-        self.data.members.known.retain(|(known, _)| **known != *id);
+    /// `leave.lua`
+    pub fn leave(&mut self, id: &str, caller: &CallerIdentity) {
+        self.remove_member(id, caller);
     }
 
     pub fn roster(&mut self, caller: &CallerIdentity) -> Roster {
         let (meta, state) = (self.data.meta, self.state(caller));
         let deadlines = self.data.intents.deadlines.values();
+        let registry = &self.data.registry.of_members;
+        let rules_of = |id: &str| match registry.get(id) {
+            Some(known) => (known.learned, known.rules.clone()),
+            None => (0, UNKNOWN.to_owned()),
+        };
         let reported = |(id, member): &(Box<str>, Member)| RosterMember {
+            learned: rules_of(id).0,
+            rules: rules_of(id).1,
             id: id.clone(),
             lease: member.lease,
             synced: Duration::from_micros(caller.now.saturating_sub(member.syncs)),
@@ -835,6 +1009,7 @@ impl Server {
             members: self.data.members.known.iter().map(reported).collect(),
             intents: self.data.intents.deadlines.len() as u64,
             due: deadlines.filter(|deadline| **deadline <= caller.now).take(1000).count() as u64,
+            revision: meta.revision.unwrap_or(0),
         }
     }
 
@@ -847,7 +1022,7 @@ impl Server {
         let Some((_, member)) = known.find(|known| is_it(known)) else { return false };
         member.lease = Duration::ZERO;
         if forgets {
-            self.leave(&holder.id);
+            self.data.members.known.retain(|(known, _)| *known != holder.id);
         }
         true
     }
@@ -866,7 +1041,7 @@ impl Server {
         if !is_same || is_silent || !is_it {
             return false;
         }
-        self.leave(&holder.id);
+        self.remove_member(&holder.id, caller);
         true
     }
 }

@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::marks::{IssuedStamp, MarksView, SoftInvalidation, Tag};
 use larder::store::fleet::{
-    Again, Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster,
-    Synced,
+    Again, Cause, FleetBypass, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message,
+    Roster, Synced,
 };
 use larder::store::log::{LogContent, LogEntry, LogPosition};
 use larder::store::sweep::{Dated, Judged, KeyStats, Specimen, Survey, WalkPosition};
@@ -635,10 +635,12 @@ impl Store for SimulatedStore {
                 let soft = synced.soft.len();
                 let (seen, generation) = (me.seen.map(|seen| seen.number), synced.generation.number);
                 let behind = synced.behind.len();
+                let (rules, registry) = (&me.registration, &synced.registry);
+                let unlearned = registry.content.as_ref().map(|content| content.unlearned);
                 format!(
                     "{} syncs from {applied:?} to {:?}: {marks:?} and {soft} soft; seen {seen:?} of {generation}, {behind} \
-                     behind",
-                    link.name, synced.stamp
+                     behind; rules {} of {}, settled: {}, {unlearned:?} have not learned",
+                    link.name, synced.stamp, rules.number, registry.registered, rules.is_settled
                 )
             });
             synced
@@ -659,7 +661,12 @@ impl Store for SimulatedStore {
 
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {
         let id = id.to_owned();
-        Box::pin(self.0.script("leave", move |server, _| server.leave(&id)))
+        Box::pin(self.0.script("leave", move |server, caller| server.leave(&id, caller)))
+    }
+
+    fn set_bypass<'a>(&'a self, bypass: &'a FleetBypass) -> Reply<'a, Option<(bool, u64)>> {
+        let bypass = bypass.clone();
+        Box::pin(self.0.script("set_bypass", move |server, caller| server.set_bypass(&bypass, caller)))
     }
 
     fn expel<'a>(&'a self, holder: &'a Holder) -> Reply<'a, bool> {
@@ -776,7 +783,7 @@ impl Store for SimulatedStore {
     fn survey(&self, _from: WalkPosition, _keys: u64) -> Reply<'_, Survey> {
         Box::pin(self.0.script("survey", |server, caller| {
             let specimens = server.entries(caller.now).map(|(key, value)| specimen(key, value)).collect();
-            Survey { specimens, next: None }
+            Survey { specimens, next: None, is_whole: true }
         }))
     }
 

@@ -1,6 +1,8 @@
 //! Several proxies on a real Redis Cluster: what coordinates is in one slot, entries are everywhere, and a failover costs
 //! misses and never a stale response.
 
+use std::collections::BTreeSet;
+
 use crate::support::load::RULES as REGISTERS;
 use crate::support::{Larder, Load, Plan, RedisCluster, Upstream, eventually, eventually_some, load};
 
@@ -53,6 +55,81 @@ fn fill(hotel: &Hotel, larder: &Larder, users: usize) {
     eventually("all entries are in the cluster", || {
         hotel.cluster.entries("hotel:*:v1").iter().take(3).sum::<usize>() >= users
     });
+}
+
+/// The keys of all entries, page by page, and how many pages there are.
+fn listed(larder: &Larder) -> (Vec<String>, usize) {
+    let (mut keys, mut cursor) = (Vec::new(), String::new());
+    for pages in 1..1000 {
+        let page = larder.admin_get(&format!("/cache/entries?limit=7{cursor}")).has_status(200).json();
+        let entries = page["entries"].as_array().unwrap();
+        // A step of Redis may bring some more.
+        assert!(entries.len() < 20, "{page:#}");
+        keys.extend(entries.iter().map(|entry| entry["key"].as_str().unwrap().to_owned()));
+        match page["cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => {
+                assert_eq!(page["complete"], true, "{page:#}");
+                return (keys, pages);
+            }
+        }
+    }
+    panic!("the walk does not end");
+}
+
+#[test]
+fn entries_are_listed_over_all_nodes_and_one_is_removed_from_the_fleet() {
+    let hotel = hotel(RULES);
+    let (larder, other) = (hotel.plan.start(), hotel.plan.start());
+    fill(&hotel, &larder, 60);
+    let (keys, pages) = listed(&other);
+    let once: BTreeSet<&String> = keys.iter().collect();
+    assert_eq!((keys.len(), once.len()), (60, 60), "{keys:?}");
+    assert!(pages >= 60 / 20, "{pages} pages");
+    // One of each node, so that the keeper makes no difference.
+    let names = |at: usize| hotel.cluster.nodes[at].command(&["KEYS", "hotel:*:v1"]);
+    for at in 0..3 {
+        let name = names(at).lines().next().unwrap().to_owned();
+        let user: usize = name.split(':').nth(2).unwrap().parse().unwrap();
+        let is_of = |key: &&&String| key.starts_with(&format!("user:{user}:"));
+        let key = once.iter().find(is_of).unwrap_or_else(|| panic!("{name} is not in {keys:?}"));
+        let path = format!("/cache/entries/{}", key.replace(':', "%3A"));
+        larder.admin_get(&path).has_status(200);
+        other.admin_call("DELETE", &path).send().has_status(200);
+        assert!(!names(at).contains(&name), "node {at} has it still");
+        larder.admin_get(&path).fails_with(404);
+        larder.get(&target(user)).hides("hit").carries(&format!("/users/{user} #2"));
+    }
+    larder.get("/users/8").has_status(200);
+}
+
+/// What a node that is down holds is left out, and the page says so.
+#[test]
+fn a_listing_says_when_a_node_could_not_be_asked() {
+    let mut hotel = hotel(RULES);
+    let larder = hotel.plan.start();
+    fill(&hotel, &larder, 60);
+    // Neither that of the marks nor its replica, so that a failover does not bring the entries back.
+    let keeper = hotel.cluster.keeper(META);
+    let lost = (0..3).find(|at| *at != keeper).unwrap();
+    let replica = hotel.cluster.replica_of(lost);
+    [lost, replica].into_iter().for_each(|at| hotel.cluster.nodes[at].kill());
+    let is_told = || {
+        let (mut found, mut cursor) = (0, String::new());
+        loop {
+            let page = larder.admin_get(&format!("/cache/entries?limit=7{cursor}"));
+            if page.status != 200 {
+                return false;
+            }
+            let page = page.json();
+            found += page["entries"].as_array().unwrap().len();
+            match page["cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return page["complete"] == false && (10..60).contains(&found),
+            }
+        }
+    };
+    eventually("what the others hold is listed, and that it is not all", is_told);
 }
 
 #[test]

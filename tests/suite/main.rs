@@ -58,6 +58,7 @@ mod jwt;
 mod keys;
 mod leases;
 mod logs;
+mod mixed_rules;
 mod names;
 mod operator;
 mod outages;

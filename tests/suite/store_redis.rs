@@ -9,7 +9,7 @@ use bytes::Bytes;
 use larder::config::store_url::Login;
 use larder::config::{Coherence, OnOutage, StoreConfig};
 use larder::marks::{Epoch, MarksView, SoftInvalidation, Stamp, Tag};
-use larder::store::fleet::{Again, Cause, FleetLock, Holder, Intent, LockReply, Membership};
+use larder::store::fleet::{Again, Cause, FleetLock, Holder, Intent, LockReply, Membership, Registration};
 use larder::store::redis::{ConnectFault, RedisStore};
 use larder::store::{Link, LookupReply, Store, StoreError};
 use tokio::io::AsyncWriteExt;
@@ -73,7 +73,17 @@ fn open(config: &StoreConfig) -> RedisStore {
 /// A proxy that serves from memory.
 fn membership(id: &str, applied: Option<Stamp>, lease: Duration) -> Membership {
     let (serves_memory, seen, asks_who_is_behind) = (true, None, false);
-    Membership { id: id.into(), applied, lease, serves_memory, period: lease, seen, asks_who_is_behind }
+    let registration = Registration { number: 1, ..Registration::default() };
+    Membership {
+        id: id.into(),
+        applied,
+        lease,
+        serves_memory,
+        period: lease,
+        seen,
+        asks_who_is_behind,
+        registration,
+    }
 }
 
 /// A store on this server, connected.

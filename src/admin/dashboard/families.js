@@ -115,7 +115,7 @@ function more(family, bypass, refresh, canBypass) {
       h("a", { class: "button", href: `#/invalidations?family=${encodeURIComponent(name)}` }, "Invalidations"),
       canBypass && (bypass
         ? act("Cache again", () => remove(`/cache/bypass/${encodeURIComponent(bypass.family)}`).then(() => `${bypass.family} is cached again.`))
-        : act("Do not cache for 10 minutes", () => call("POST", `/cache/bypass/${encodeURIComponent(name)}`, { query: { for: "10m" } }).then(() => `This proxy does not cache ${name} for 10 minutes.`))),
+        : act("Do not cache for 10 minutes", () => call("POST", `/cache/bypass/${encodeURIComponent(name)}`, { query: { for: "10m" } }).then(() => `${name} is not cached for 10 minutes.`))),
       act("Warm", () => post(`/cache/warm/${encodeURIComponent(name)}`).then(({ message }) => message)))];
 }
 

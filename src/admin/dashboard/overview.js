@@ -80,6 +80,7 @@ export function overview(root, signal) {
 const WATCHED = {
   hit_rate: "Hit rate is low", error_rate: "Many errors", hit_latency: "Hits are slow",
   memory: "Memory is nearly full", store_away: "Redis does not answer",
+  mixed_rules: "Proxies follow different rules; these families are not cached",
 };
 
 /// Alerts, and the states that need somebody though no threshold is set for them.

@@ -222,7 +222,7 @@ impl Fleet {
 mod tests {
     use super::*;
     use crate::marks::{Epoch, Stamp};
-    use crate::store::fleet::EpochState;
+    use crate::store::fleet::{EpochState, Registry};
 
     const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -244,6 +244,7 @@ mod tests {
             silent_until: 10_000_000 - ago * 1000,
             unknown_proxies: false,
             clock: 10_000_000,
+            registry: Registry::default(),
         }
     }
 

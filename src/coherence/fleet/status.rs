@@ -1,6 +1,7 @@
 //! The status of this proxy in the fleet, for operators: whether it holds a lease, and if not, why not. Losing the lease and
 //! getting it back is logged once each.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::MutexGuard;
 use std::time::Duration;
@@ -121,6 +122,8 @@ pub(super) struct SyncHealth {
     is_first: bool,
     /// It was logged that the clock of this machine is wrong.
     is_clock_off: bool,
+    /// The families with mixed rules that were logged.
+    pub mixed: BTreeSet<String>,
 }
 
 impl SyncHealth {
@@ -136,6 +139,7 @@ impl SyncHealth {
             logged: (false, Instant::now()),
             is_first: true,
             is_clock_off: false,
+            mixed: BTreeSet::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! A sync tells Redis which invalidations this proxy has applied, and brings those that it lacks. When they are in its copy of the
 //! marks, its lease begins, counted from the time when the sync was *sent*: a writer that waits for that lease counts from a
 //! later time. A sync is sent four times within a lease, at once when a message announces an invalidation, and twenty times
-//! within a lease while the recovery gate is closed.
+//! within a lease while the recovery gate is closed or this proxy's rules are not settled.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -107,7 +107,8 @@ impl Fleet {
                 }
             }
             // Messages that other members have returned may be lost.
-            let pause = if self.gate.is_open() { lease / 4 } else { lease / 20 };
+            let is_waiting = !self.gate.is_open() || !self.agreement.is_settled();
+            let pause = if is_waiting { lease / 20 } else { lease / 4 };
             let begun = Instant::now();
             let _ = timeout(pause, self.reason_to_sync(&mut link)).await;
             self.health().waited(begun.elapsed(), pause, lease);
@@ -147,6 +148,7 @@ impl Fleet {
             period: lease,
             seen: *lock(&self.sync.seen),
             asks_who_is_behind: !self.gate.is_open(),
+            registration: self.agreement.registration(),
         };
         self.health().sync_began();
         let synced = self.store.sync(&me).await?;
@@ -156,13 +158,20 @@ impl Fleet {
         // In an outage that ended just now the sync was held up, too.
         self.close_gate_if_lapsed(clocks.now());
         *lock(&self.sync.seen) = Some(synced.generation);
+        // Before anything may be trusted because of this reply.
+        self.agreement.hear(&synced.registry);
         self.note_epoch(&synced, sending);
         let is_void = serves_memory && !self.apply_sync(&synced, sending);
         drop(left);
         if !is_void && me.asks_who_is_behind {
             self.check_gate(&synced).await?;
         }
-        let is_news = me.seen != Some(synced.generation) || serves_memory && (is_void || synced.stamp != applied);
+        if !is_void {
+            self.take_in_registry(&me.registration, &synced).await?;
+        }
+        let is_news = me.registration.learned != synced.registry.revision
+            || me.seen != Some(synced.generation)
+            || serves_memory && (is_void || synced.stamp != applied);
         self.intents.add(synced.due);
         Ok(if is_news { Progress::News } else { Progress::Nothing })
     }

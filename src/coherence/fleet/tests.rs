@@ -11,7 +11,8 @@ use crate::cache::Cache;
 use crate::cache::memory::Memory;
 use crate::marks::{IssuedStamp, MarksView, Sequence, Stamp};
 use crate::store::fleet::{
-    EpochState, FleetLock, Generation, Holder, Intent, LockReply, Member, Membership, Roster, Synced,
+    EpochState, FleetBypass, FleetLock, Generation, Holder, Intent, LockReply, Member, Membership, Registry,
+    Roster, Synced,
 };
 use crate::store::log::{LogContent, LogEntry, LogPosition};
 use crate::store::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
@@ -188,6 +189,7 @@ impl Store for Fake {
                 silent_until: 0,
                 unknown_proxies: false,
                 clock: state.silence_ended.map_or(0, |ended| ended.elapsed().as_micros() as u64),
+                registry: Registry::default(),
             };
             drop(state);
             self.reached(None).map(|()| synced)
@@ -207,15 +209,21 @@ impl Store for Fake {
                 lease: holder.lease,
                 synced: Duration::ZERO,
                 applied: None,
+                learned: 0,
+                rules: String::new(),
             };
             let members = state.members.values().map(member).collect();
             let stamp = Some(state.stamp());
-            Ok(Roster { stamp, state: EpochState::default(), members, intents: 0, due: 0 })
+            Ok(Roster { stamp, state: EpochState::default(), members, intents: 0, due: 0, revision: 0 })
         })
     }
 
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {
         Box::pin(async { self.is_there().map(|()| drop(self.state().members.remove(id))) })
+    }
+
+    fn set_bypass<'a>(&'a self, _: &'a FleetBypass) -> Reply<'a, Option<(bool, u64)>> {
+        never()
     }
 
     fn expel<'a>(&'a self, holder: &'a Holder) -> Reply<'a, bool> {

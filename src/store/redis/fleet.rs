@@ -12,8 +12,8 @@ use super::replicas;
 use crate::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use crate::store::StoreError;
 use crate::store::fleet::{
-    Cause, EpochState, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Member, Membership, Roster,
-    Synced, TOLD_MAX, fetched, lines, tags_in,
+    Cause, EpochState, FleetBypass, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Member,
+    Membership, Registry, RegistryContent, Roster, Synced, TOLD_MAX, fetched, lines, tags_in,
 };
 use crate::store::log::KEPT;
 
@@ -26,6 +26,9 @@ const DUE_TOLD: usize = 16;
 /// Maximum number of intents, including repetitions: some tens of megabytes. Beyond it a further repetition invalidates
 /// everything, and intents of further writes are refused.
 const INTENTS_MOST: usize = 100_000;
+
+/// Most bypasses of a namespace.
+const BYPASSES_MOST: usize = 100;
 
 /// The inner error: it was done, but too few replicas have it. The outer error: it may not have been done.
 type Done<T> = RedisResult<Result<T, StoreError>>;
@@ -41,14 +44,18 @@ impl Namespace {
         call.arg(&*me.id).arg(millis(me.lease)).arg(u8::from(me.serves_memory)).arg(millis(me.period));
         call.arg(applied.epoch.0).arg(applied.sequence).arg(seen.epoch.0).arg(seen.number);
         call.arg(u8::from(me.asks_who_is_behind)).arg(MARKS_TOLD).arg(DUE_TOLD);
+        let registration = &me.registration;
+        call.key(&self.registry).key(&self.bypasses);
+        call.arg(registration.number).arg(&*registration.rules).arg(u8::from(registration.is_settled));
+        call.arg(registration.learned).arg(u8::from(registration.asks));
         type Soft = (Bytes, f64, u64);
         type Marks = Vec<(Bytes, f64)>;
         type Texts = Vec<(String, String)>;
         // End of the last silence, whether there may be unknown proxies, number of other members.
         type Silence = (u64, bool, u64);
-        type Answer = (u64, u64, String, bool, Marks, Vec<(String, Bytes)>, State, Vec<Soft>, u64, Texts, Silence);
-        let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, silence): Answer =
-            call.invoke_async(&mut connections.marks()).await?;
+        type Told = (u64, u64, String, bool, Marks, Vec<(String, Bytes)>, State, Vec<Soft>, u64, Texts, Silence);
+        let (told, registry): (Told, RegistryReply) = call.invoke_async(&mut connections.marks()).await?;
+        let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, silence) = told;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
         let marks = marks.into_iter().filter_map(|(tag, score)| Some((tag_of(&tag)?, score as Sequence)));
@@ -68,6 +75,7 @@ impl Namespace {
             unknown_proxies: silence.1,
             clock: state.5,
             state: state_of(state),
+            registry: registry_of(registry),
         };
         reached(connections, synced, None).await
     }
@@ -80,22 +88,43 @@ impl Namespace {
     }
 
     pub(super) async fn roster(&self, connections: &RedisConnections) -> RedisResult<Roster> {
-        type Answer = (String, u64, State, Vec<(String, String)>, u64, u64);
-        let (epoch, sequence, state, members, intents, due): Answer =
-            self.call(&self.roster, connections).invoke_async(&mut connections.marks()).await?;
+        type Answer = (String, u64, State, Vec<(String, String)>, u64, u64, u64, Vec<(u64, String)>);
+        let mut call = self.call(&self.roster, connections);
+        call.key(&self.registry).key(&self.bypasses);
+        let (epoch, sequence, state, members, intents, due, revision, registered): Answer =
+            call.invoke_async(&mut connections.marks()).await?;
         let clock = state.5;
+        let rules = registered.into_iter().map(Some).chain(std::iter::repeat(None));
+        let members = members.iter().zip(rules).filter_map(|((id, text), rules)| {
+            let (learned, rules) = rules.unwrap_or_default();
+            Some(Member { learned, rules, ..member(id, text, clock)? })
+        });
         Ok(Roster {
             stamp: epoch.parse().ok().map(|epoch| Stamp { epoch: Epoch(epoch), sequence }),
             state: state_of(state),
-            members: members.iter().filter_map(|(id, text)| member(id, text, clock)).collect(),
+            members: members.collect(),
             intents,
             due,
+            revision,
         })
     }
 
     pub(super) async fn leave(&self, connections: &RedisConnections, id: &str) -> RedisResult<()> {
-        let mut hdel = redis::cmd("HDEL");
-        hdel.arg(&self.members).arg(id).query_async(&mut connections.marks()).await
+        let mut call = self.call(&self.leave, connections);
+        call.key(&self.registry).key(&self.bypasses).arg(id);
+        call.invoke_async::<u64>(&mut connections.marks()).await.map(drop)
+    }
+
+    pub(super) async fn set_bypass(
+        &self,
+        connections: &RedisConnections,
+        bypass: &FleetBypass,
+    ) -> RedisResult<Option<(bool, u64)>> {
+        let mut call = self.call(&self.set_bypass, connections);
+        call.key(&self.registry).key(&self.bypasses);
+        call.arg(&bypass.family).arg(bypass.until).arg(&bypass.by).arg(BYPASSES_MOST);
+        let (was_one, revision): (bool, u64) = call.invoke_async(&mut connections.marks()).await?;
+        Ok((revision > 0).then_some((was_one, revision)))
     }
 
     pub(super) async fn expel(&self, connections: &RedisConnections, holder: &Holder) -> RedisResult<bool> {
@@ -109,8 +138,9 @@ impl Namespace {
         holder: &Holder,
         generation: Generation,
     ) -> RedisResult<bool> {
-        let mut call = self.dismiss.key(&self.members);
-        call.key(&self.meta).arg(&*holder.id).arg(holder.syncs).arg(generation.epoch.0).arg(generation.number);
+        let mut call = self.call(&self.dismiss, connections);
+        call.key(&self.registry).key(&self.bypasses);
+        call.arg(&*holder.id).arg(holder.syncs).arg(generation.epoch.0).arg(generation.number);
         call.invoke_async(&mut connections.marks()).await
     }
 
@@ -238,7 +268,27 @@ fn member(id: &str, text: &str, clock: u64) -> Option<Member> {
     let (epoch, sequence) = (applied.next()??, applied.next()??);
     let applied = Some(Stamp { epoch: Epoch(epoch), sequence }).filter(|stamp| stamp.epoch != Epoch(0));
     // `syncs` follows the clock.
-    Some(Member { id, lease, synced: Duration::from_micros(clock.saturating_sub(syncs)), applied })
+    let synced = Duration::from_micros(clock.saturating_sub(syncs));
+    Some(Member { id, lease, synced, applied, learned: 0, rules: String::new() })
+}
+
+/// Revision, registered in, whether the content follows, rules of others, rules settled last, members that have not learned,
+/// bypasses.
+type RegistryReply = (u64, u64, bool, Vec<String>, Vec<String>, u64, Vec<(Bytes, Bytes)>);
+
+fn registry_of((revision, registered, is_told, others, last, unlearned, bypasses): RegistryReply) -> Registry {
+    let bypass = |(family, value): (Bytes, Bytes)| {
+        let family = std::str::from_utf8(&family).ok()?.to_owned();
+        let (until, by) = std::str::from_utf8(&value).ok()?.split_once(':')?;
+        Some(FleetBypass { family, until: until.parse().ok()?, by: by.to_owned() })
+    };
+    let content = || RegistryContent {
+        others,
+        last: last.into_iter().next(),
+        unlearned,
+        bypasses: bypasses.into_iter().filter_map(bypass).collect(),
+    };
+    Registry { revision, registered, content: is_told.then(content) }
 }
 
 /// Parses the lease of a member's record; None for the sentinel.

@@ -19,6 +19,8 @@ pub(super) struct Namespace {
     pub(super) intents: String,
     pub(super) intent_tags: String,
     pub(super) graces: String,
+    pub(super) registry: String,
+    pub(super) bypasses: String,
     pub(super) waited: String,
     pub(super) sweeper: String,
     pub(super) warmer: String,
@@ -34,6 +36,8 @@ pub(super) struct Namespace {
     pub(super) forget: Script,
     pub(super) expel: Script,
     pub(super) dismiss: Script,
+    pub(super) leave: Script,
+    pub(super) set_bypass: Script,
     pub(super) lock_fetch: Script,
     pub(super) unlock_fetch: Script,
     pub(super) hold_sweep: Script,
@@ -55,6 +59,8 @@ impl Namespace {
             intents: format!("{{{name}}}:intents"),
             intent_tags: format!("{{{name}}}:intent_tags"),
             graces: format!("{{{name}}}:graces"),
+            registry: format!("{{{name}}}:registry"),
+            bypasses: format!("{{{name}}}:bypasses"),
             waited: format!("{{{name}}}:waited"),
             sweeper: format!("{{{name}}}:sweeper"),
             warmer: format!("{{{name}}}:warmer"),
@@ -69,7 +75,9 @@ impl Namespace {
             record: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../record.lua"))),
             forget: Script::new(include_str!("../forget.lua")),
             expel: Script::new(include_str!("../expel.lua")),
-            dismiss: Script::new(include_str!("../dismiss.lua")),
+            dismiss: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../dismiss.lua"))),
+            leave: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../leave.lua"))),
+            set_bypass: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../set_bypass.lua"))),
             lock_fetch: Script::new(include_str!("../lock_fetch.lua")),
             unlock_fetch: Script::new(include_str!("../unlock_fetch.lua")),
             hold_sweep: Script::new(include_str!("../hold_sweep.lua")),
@@ -187,6 +195,8 @@ mod tests {
             intents,
             intent_tags,
             graces,
+            registry,
+            bypasses,
             waited,
             channel,
             sweeper,
@@ -195,7 +205,20 @@ mod tests {
             log,
             ..
         } = &namespace;
-        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, warmer, key_stats, log] {
+        for name in [
+            members,
+            intents,
+            intent_tags,
+            graces,
+            registry,
+            bypasses,
+            waited,
+            channel,
+            sweeper,
+            warmer,
+            key_stats,
+            log,
+        ] {
             assert!(name.starts_with("{shop}:"), "{name}");
         }
     }

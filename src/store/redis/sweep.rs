@@ -65,14 +65,15 @@ impl Namespace {
         keys: u64,
     ) -> RedisResult<Survey> {
         let nodes = connections.nodes();
-        let Some(node) = nodes.get(from.node) else { return Ok(Survey::default()) };
+        let is_whole = connections.are_all_nodes_connected();
+        let Some(node) = nodes.get(from.node) else { return Ok(Survey { is_whole, ..Survey::default() }) };
         let (cursor, names) = self.scan(node.clone(), from.cursor, keys).await?;
         let next = match cursor {
             0 => WalkPosition { node: from.node + 1, cursor: 0 },
             cursor => WalkPosition { cursor, ..from },
         };
         let specimens = self.read_prefixes(node.clone(), names).await?;
-        Ok(Survey { specimens, next: Some(next).filter(|next| next.node < nodes.len()) })
+        Ok(Survey { specimens, next: Some(next).filter(|next| next.node < nodes.len()), is_whole })
     }
 
     async fn read_prefixes(

@@ -1,7 +1,9 @@
 //! The simulated store of `tests/simulation` against the scripts that it is a twin of: random calls, losses and restarts
 //! get the same answers from both. Sequences and epochs are compared by their order, not by value.
 
-use larder::store::fleet::{Again, EpochState, Generation, Invalidated, Message, Roster, Synced};
+use larder::store::fleet::{
+    Again, EpochState, FleetBypass, Generation, Invalidated, Message, Registration, Registry, Roster, Synced,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -36,6 +38,8 @@ struct Side {
     stamps: Vec<Stamp>,
     holders: Vec<Holder>,
     generations: Vec<Generation>,
+    /// Of the registry.
+    revisions: Vec<u64>,
 }
 
 impl Side {
@@ -75,6 +79,7 @@ impl Side {
         for member in members {
             self.text(format!("{} with {:?}, {}", member.id, member.lease, length(member.synced)));
             member.applied.iter().for_each(|stamp| self.stamp(*stamp));
+            self.text(format!("rules: {}, learned: {}", member.rules, member.learned > 0));
         }
         self.text(format!("{} intents, {} due", roster.intents, roster.due));
     }
@@ -111,6 +116,7 @@ impl Side {
         self.text(format!("{} others", synced.others));
         self.text(format!("behind: {behind:?}, unknown: {:?}", synced.unknown_proxies));
         self.generations.push(synced.generation);
+        self.registry(&synced.registry);
         // Those that are due at the same time are told by name; times differ a little on both sides.
         let mut due = synced.due.clone();
         due.sort_by(|a, b| a.id.cmp(&b.id));
@@ -118,6 +124,17 @@ impl Side {
             self.text(format!("due: {}", intent.id));
             self.tags(&intent.tags);
         }
+    }
+
+    fn registry(&mut self, registry: &Registry) {
+        self.revisions.push(registry.revision);
+        let Some(content) = &registry.content else { return self.text("the registry is as known") };
+        let mut others = content.others.clone();
+        others.sort_unstable();
+        self.text(format!("rules of others: {others:?}, or before: {:?}", content.last));
+        let mut bypasses: Vec<&str> = content.bypasses.iter().map(|bypass| &*bypass.family).collect();
+        bypasses.sort_unstable();
+        self.text(format!("{} have not learned; bypasses: {bypasses:?}", content.unlearned));
     }
 
     fn generation(&mut self, generation: Generation) {
@@ -138,6 +155,8 @@ impl Side {
                 self.stamp(*stamp);
             }
             Message::Raised(generation) | Message::Seen(generation) => self.generation(*generation),
+            Message::Revised(_) => self.text("revised"),
+            Message::Learned(_) => self.text("learned"),
             Message::Fetched { lock, stored } => self.text(format!("fetched {lock}: {stored}")),
         }
     }
@@ -249,8 +268,9 @@ impl Both {
             84..87 => self.expel().await,
             87..89 => self.dismiss().await,
             89..91 => self.leave().await,
-            91..92 => self.keep().await,
-            92..94 => self.let_time_pass(),
+            91 => self.keep().await,
+            92 => self.set_bypass().await,
+            93..94 => self.let_time_pass(),
             94..99 => self.lose(),
             _ => self.restart().await,
         }
@@ -335,7 +355,18 @@ impl Both {
         let applied = self.place(self.real.stamps.len());
         let seen = self.place(self.real.generations.len());
         let (serves_memory, asks_who_is_behind) = (self.one_of(&[true, true, false]), self.one_of(&[true, false]));
+        let learned = self.place(self.real.revisions.len());
+        let (number, rules) = (self.one_of(&[1, 1, 2]), self.one_of(&["", "aa", "aa bb"]));
+        let (is_settled, asks) = (self.one_of(&[true, false]), self.one_of(&[true, false, false]));
+        let registration = |side: &Side| Registration {
+            number,
+            rules: rules.into(),
+            is_settled,
+            learned: learned.map_or(0, |place| side.revisions[place]),
+            asks,
+        };
         let me = |side: &Side| Membership {
+            registration: registration(side),
             id: id.into(),
             applied: applied.map(|place| side.stamps[place]),
             lease,
@@ -387,8 +418,19 @@ impl Both {
 
     async fn leave(&mut self) {
         let id = self.one_of(&["p1", "p2", "p3"]);
+        let caller = self.caller();
         self.store.leave(id).await.unwrap();
-        self.twin.leave(id);
+        self.twin.leave(id, &caller);
+    }
+
+    async fn set_bypass(&mut self) {
+        let (family, caller) = (self.one_of(&["a", "b"]), self.caller());
+        let until = self.one_of(&[0, 1, caller.now * 2]);
+        let bypass = FleetBypass { family: family.to_owned(), until, by: "ops".to_owned() };
+        let was_one = self.store.set_bypass(&bypass).await.unwrap().map(|(was_one, _)| was_one);
+        self.real.text(format!("bypassed before: {was_one:?}"));
+        let was_one = self.twin.set_bypass(&bypass, &caller).map(|(was_one, _)| was_one);
+        self.simulated.text(format!("bypassed before: {was_one:?}"));
     }
 
     async fn keep(&mut self) {
@@ -403,8 +445,16 @@ impl Both {
     }
 
     fn lose(&mut self) {
-        let keys = ["meta", "marks", "members", "intents", "intent_tags", "graces"];
-        let parts = [Part::Meta, Part::Marks, Part::Members, Part::Intents, Part::IntentTags, Part::Graces];
+        let keys = ["meta", "marks", "members", "intents", "intent_tags", "graces", "registry"];
+        let parts = [
+            Part::Meta,
+            Part::Marks,
+            Part::Members,
+            Part::Intents,
+            Part::IntentTags,
+            Part::Graces,
+            Part::Registry,
+        ];
         match self.chance.random_range(0..10) {
             0 => {
                 self.server.flush_all();
