@@ -36,7 +36,7 @@ type Body = Either<Full<Bytes>, Either<Channel<Bytes>, Incoming>>;
 
 enum Server {
     Origin { answered: AtomicU64 },
-    Proxy { client: Client<HttpConnector, Incoming>, upstream: String },
+    Proxy { client: Box<Client<HttpConnector, Incoming>>, upstream: String },
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ["proxy", address, upstream] => {
             let mut connector = HttpConnector::new();
             connector.set_nodelay(true);
-            let client = Client::builder(TokioExecutor::new()).build(connector);
+            let client = Box::new(Client::builder(TokioExecutor::new()).build(connector));
             (address, Server::Proxy { client, upstream: upstream.to_owned() })
         }
         _ => return Err("usage: perf_servers origin|hello ADDRESS, or perf_servers proxy ADDRESS UPSTREAM".into()),

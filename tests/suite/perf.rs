@@ -18,7 +18,9 @@ fn the_benchmark_prints_a_row_for_each_scenario_and_its_hits_are_hits() {
         .unwrap();
     let (table, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{table}{said}", output.status);
-    for start in ["| scenario |  | hyper | larder |", "| `hot1k` | CPU, × bare hyper | ", "| `post` | requests/s | "] {
+    for start in
+        ["| scenario |  | hyper | larder |", "| `hot1k` | CPU, × bare hyper | ", "| `post` | requests/s | "]
+    {
         assert!(table.lines().any(|line| line.starts_with(start)), "{start} is missing in\n{table}");
     }
 
