@@ -1,7 +1,7 @@
 //! Timeouts of a client's connection that hyper does not have. A client that stops reading would hold its place among the
 //! requests to upstream for ever, and a few such clients would block upstream for all. hyper's timeout for a request head
-//! runs only once the protocol is known, so a client that sends nothing needs another one; and it makes a timer for each
-//! request, where one for the connection does.
+//! runs only once the protocol is known, so a client that sends nothing needs another one; and hyper allocates a timer for each
+//! request, where one for the connection is enough.
 
 use std::io;
 use std::pin::Pin;
@@ -33,19 +33,23 @@ pub(crate) struct ClientTimeouts {
 struct HeadTimeout {
     conn: Arc<ClientConn>,
     timeout: Duration,
-    /// Runs from the opening of the connection on, once the protocol is HTTP/1. It is not reset with each request: when it has
-    /// elapsed, it is reset to what the last request has made of the deadline.
+    /// Runs from the opening of the connection on, once the protocol is HTTP/1. It is not reset with each request. When it fires, it
+    /// is re-armed for `timeout` after the end of the last request.
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the client last took the rest of a response that had to wait for it.
+    flushed: Option<Instant>,
 }
 
 impl HeadTimeout {
-    /// Ready when the head has not come in time.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the head has not come in time. `is_writing`: the client has not taken all of the last response, whose body may have
+    /// ended long before.
+    fn poll(&mut self, cx: &mut Context<'_>, is_writing: bool) -> Poll<()> {
         let Some(timer) = &mut self.timer else { return Poll::Pending };
         loop {
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
-            let deadline = self.conn.idle_since().unwrap_or(now) + self.timeout;
+            let idle_since = self.conn.idle_since().filter(|_| !is_writing).unwrap_or(now);
+            let deadline = self.flushed.map_or(idle_since, |flushed| flushed.max(idle_since)) + self.timeout;
             if deadline <= now {
                 return Poll::Ready(());
             }
@@ -99,7 +103,7 @@ impl ClientTimeouts {
 
     /// Fails a read if the head of an HTTP/1 request is not complete `timeout` after the last request.
     pub(crate) fn with_heads_within(self, timeout: Duration, conn: &Arc<ClientConn>) -> ClientTimeouts {
-        let heads = HeadTimeout { conn: Arc::clone(conn), timeout, timer: None };
+        let heads = HeadTimeout { conn: Arc::clone(conn), timeout, timer: None, flushed: None };
         ClientTimeouts { heads: Some(heads), ..self }
     }
 
@@ -125,7 +129,11 @@ impl ClientTimeouts {
     /// Fails a write that has been pending for too long. The timer is created only when a write is pending.
     fn in_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.deadline = None;
+            if self.deadline.take().is_some()
+                && let Some(heads) = &mut self.heads
+            {
+                heads.flushed = Some(Instant::now());
+            }
             return written;
         }
         let timeout = self.write;
@@ -143,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for ClientTimeouts {
             if read.is_pending()
                 && let Some(heads) = &mut self.heads
             {
-                ready!(heads.poll(cx));
+                ready!(heads.poll(cx, self.deadline.is_some()));
                 let error = io::Error::new(io::ErrorKind::TimedOut, "the client did not send a request in time");
                 return Poll::Ready(Err(error));
             }
@@ -238,6 +246,32 @@ mod tests {
         assert!(read.is_err(), "a request is in progress, whatever its time");
         drop(busy);
         assert_eq!(near.read(&mut buffer).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// hyper reads while it writes, to notice that the client has gone.
+    #[tokio::test]
+    async fn no_read_fails_while_the_client_takes_the_last_response_slowly() {
+        const HEAD: Duration = Duration::from_millis(200);
+        let conn = ClientConns::new().open(Client::at(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        let (near, mut far) = tokio::io::duplex(16);
+        let mut timeouts = ClientTimeouts::new(WRITE, HEAD).with_heads_within(HEAD, &conn);
+        timeouts.end_opening(false);
+        let mut near = HookedStream::new(near, timeouts);
+        let poll = |near: &mut HookedStream<DuplexStream, ClientTimeouts>| {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let written = Pin::new(&mut *near).poll_write(&mut cx, &[0; 16]);
+            let read = Pin::new(near).poll_read(&mut cx, &mut ReadBuf::new(&mut [0; 8]));
+            (written, read)
+        };
+        assert!(matches!(poll(&mut near), (Poll::Ready(Ok(16)), Poll::Pending)));
+        for _ in 0..2 {
+            assert!(matches!(poll(&mut near), (Poll::Pending, Poll::Pending)));
+            tokio::time::sleep(2 * HEAD).await;
+        }
+        far.read_exact(&mut [0; 16]).await.unwrap();
+        assert!(matches!(poll(&mut near), (Poll::Ready(Ok(16)), Poll::Pending)), "the time begins anew");
+        far.read_exact(&mut [0; 16]).await.unwrap();
+        assert_eq!(near.read(&mut [0; 8]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]

@@ -279,7 +279,8 @@ local function remove_member(member)
   if settled == '1' then
     redis.call('HSET', REGISTRY, SETTLED, rules)
   end
-  if redis.call('HDEL', REGISTRY, member) == 1 then
+  -- The others took a member without rules for one with rules of its own.
+  if removed + redis.call('HDEL', REGISTRY, member) > 0 then
     revise()
   end
   return removed

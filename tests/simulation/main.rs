@@ -174,7 +174,7 @@ const SEEDS_WITH_MIXED_RULES: u64 = 300;
 /// Events that must occur in some run with mixed rules, or these runs show nothing.
 const COVERED_WITH_MIXED_RULES: [&str; 6] = [
     "memory hit",
-    "asked hit",
+    "hit after a request to the store",
     "mixed rules",
     "rules changed",
     "acknowledged by rules that leave it out",

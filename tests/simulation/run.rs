@@ -91,6 +91,10 @@ pub const WITH_RULES: u64 = 1_000_000_000;
 /// Seeds from here on are of runs whose proxies follow different rules, without those of the library.
 pub const MIXED_RULES: u64 = 2_000_000_000;
 
+/// Beside its lease, the time after which the record of a member that died around a silence is removed (`FORGOTTEN` and `LONG` in
+/// sync.lua), and a sync finds it.
+const DEAD_FOR: Duration = Duration::from_secs(81);
+
 /// Graces of soft rules, milliseconds.
 const GRACES: [u64; 4] = [1, 50, 300, 1500];
 
@@ -255,6 +259,10 @@ impl Run {
             for proxy in self.fleet.all() {
                 proxy.reload(false).await;
             }
+        }
+        if self.kinds.contains(&Kind::RegistryLost) {
+            // The rules of members that have died are unknown until their records are removed.
+            sleep(DEAD_FOR + lease).await;
         }
         sleep(patience + lease * 2 + limit * 4).await;
         if self.clients.soft > 0.0 {

@@ -811,12 +811,16 @@ impl Server {
 
     /// Removes a member and its rules.
     fn remove_member(&mut self, id: &str, caller: &CallerIdentity) {
+        let members = self.data.members.known.len();
         self.data.members.known.retain(|(known, _)| **known != *id);
-        if let Some(gone) = self.data.registry.of_members.remove(id) {
-            if gone.is_settled {
-                self.data.registry.settled = Some(gone.rules);
-            }
+        let (is_removed, rules) =
+            (self.data.members.known.len() < members, self.data.registry.of_members.remove(id));
+        // The others took a member without rules for one with rules of its own.
+        if is_removed || rules.is_some() {
             self.revise(caller);
+        }
+        if let Some(gone) = rules.filter(|gone| gone.is_settled) {
+            self.data.registry.settled = Some(gone.rules);
         }
     }
 
