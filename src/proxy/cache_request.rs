@@ -304,7 +304,8 @@ impl CacheRequest {
             let secret = self.live.redaction.secret.as_ref();
             let of_identity = self.family().map(|(family, _)| family.tags_of_identity(self.presented(), secret));
             let of_callers = of_identity.unwrap_or_default().into_iter().chain(self.tags_of_caller());
-            let of_family = of_family.unwrap_or_default().into_iter().chain(of_callers);
+            let of_none = self.family.is_none().then(Tag::unclaimed);
+            let of_family = of_family.unwrap_or_default().into_iter().chain(of_none).chain(of_callers);
             std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
         })
     }

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use md5::{Digest, Md5};
 
 use super::{Family, Invalidation, RuleSet};
+use crate::marks::UNCLAIMED;
 
 /// Families above which all have the same digest, over all rules, so that what proxies send to Redis stays small.
 const MOST: usize = 1000;
@@ -23,7 +24,8 @@ pub struct DigestSettings {
     pub of_callers: String,
 }
 
-/// The digests of all families.
+/// The digests of all families, and one for the paths that no family claims ([`UNCLAIMED`]): of these, a proxy with another family may
+/// have a rule that another one lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RulesDigest {
     /// By name.
@@ -35,7 +37,10 @@ impl RulesDigest {
     pub fn of(rules: &RuleSet, settings: &DigestSettings) -> RulesDigest {
         let common = common(rules, settings);
         let texts = rules.families().iter().map(|family| (family.name.clone(), text_of(rules, family, settings)));
-        let texts: BTreeMap<String, String> = texts.collect();
+        let claimed: BTreeSet<String> =
+            rules.families().iter().map(|family| format!("{:?} {:?}", family.path, family.methods)).collect();
+        let texts: BTreeMap<String, String> =
+            texts.chain([(UNCLAIMED.to_owned(), format!("{claimed:?}"))]).collect();
         if texts.len() > MOST {
             let all = digest(&format!("{common} {texts:?}"));
             return RulesDigest { families: texts.into_keys().map(|name| (name, all.clone())).collect() };
@@ -135,16 +140,21 @@ mod tests {
 
     #[test]
     fn only_families_whose_invalidation_changes_differ() {
-        let rows: [(&str, &str, &[&str]); 9] = [
+        let rows: [(&str, &str, &[&str]); 10] = [
             ("'/users/create' = [\"users\"]", "'/users/(create|add)' = [\"users\"]", &["users"]),
             ("[\"users\"]", "[\"users\", \"user\"]", &["user", "users"]),
             ("[\"users\"]", "{ families = [\"users\"], mode = \"soft\", grace = \"5s\" }", &["users"]),
             ("[\"users\"]", "{ families = [\"users\"], on = [409] }", &["users"]),
             ("[\"users\"]", "{ families = [\"users\"], refresh = true }", &[]),
             ("name = \"user\"\n", "name = \"person\"\n", &["user"]),
-            ("(?<id>", "(?<uid>", &["user"]),
+            ("(?<id>", "(?<uid>", &["-", "user"]),
             ("'/users'\nttl = \"60s\"", "'/users'\nttl = \"5s\"\nquery = { drop = [\"lang\"] }", &[]),
-            ("'/users'\n", "'/users'\nmethods = [\"GET\", \"POST\"]\n", &["user", "users"]),
+            ("'/users'\n", "'/users'\nmethods = [\"GET\", \"POST\"]\n", &["-", "user", "users"]),
+            (
+                "[[family]]\nname = \"users\"",
+                "[[family]]\nname = \"all\"\npath = '/all'\n[[family]]\nname = \"users\"",
+                &["-"],
+            ),
         ];
         for (from, to, expected) in rows {
             assert!(RULES.contains(from), "{from}");
@@ -168,7 +178,7 @@ mod tests {
             assert!(changing.differing(&other.text()).into_iter().eq(both.clone()));
         }
         assert_eq!(before.on_the_way_to(&before, "1"), before);
-        assert_eq!(before.differing("(unknown)").len(), 2);
+        assert_eq!(before.differing("(unknown)").len(), 3);
     }
 
     #[test]
@@ -179,6 +189,6 @@ mod tests {
         };
         let many = digest_of(&families(MOST + 1, ""));
         assert_eq!(many.text().len(), 16);
-        assert_eq!(many.differing(&digest_of(&families(MOST + 1, "x")).text()).len(), MOST + 1);
+        assert_eq!(many.differing(&digest_of(&families(MOST + 1, "x")).text()).len(), MOST + 2);
     }
 }

@@ -63,7 +63,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::recovery::NEWCOMER_HOLD;
 use super::{Fleet, lock};
-use crate::marks::Tag;
+use crate::marks::{Tag, UNCLAIMED};
 use crate::rules::digest::RulesDigest;
 use crate::store::fleet::{Cause, FleetBypass, Registration, Registry, Synced, random_id};
 use crate::store::{Link, StoreError};
@@ -125,7 +125,9 @@ impl State {
     fn to_invalidate(&self, now: Instant, longest: Duration, epoch_age: Duration) -> Option<BTreeSet<String>> {
         let (_, since) = self.registered.filter(|_| !self.is_settled)?;
         let all_know = self.unlearned == 0 && epoch_age >= longest;
-        let may_settle = all_know || now >= since + longest || self.mixed().is_empty();
+        // A member with families that this proxy lacks has to forward them before this proxy answers a write.
+        let are_alike = self.changing.is_empty() && self.others.iter().all(|other| **other == *self.text);
+        let may_settle = all_know || now >= since + longest || are_alike;
         may_settle.then(|| self.doubtful())
     }
 }
@@ -187,11 +189,14 @@ impl RulesAgreement {
         self.forward_more(state.mixed());
     }
 
-    /// Forwards the families that a reply shows to be mixed. To be called before the reply brings a lease.
+    /// Forwards the families that a reply shows to be mixed, or to have had other rules last. To be called before the reply brings a
+    /// lease.
     pub fn hear(&self, registry: &Registry) {
         let Some(content) = &registry.content else { return };
         let state = self.lock();
-        self.forward_more(content.others.iter().flat_map(|other| state.own.differing(other)).collect());
+        let last = content.last.iter().filter(|_| content.others.is_empty() && !state.is_settled);
+        let known = content.others.iter().chain(last);
+        self.forward_more(known.flat_map(|other| state.own.differing(other)).collect());
     }
 
     /// Takes in a reply whose marks are applied. Returns the families that are not mixed any more: they are forwarded until
@@ -307,7 +312,9 @@ impl Fleet {
         let now = self.agreement.lock().differing();
         let before = std::mem::replace(&mut self.health().mixed, now.clone());
         self.metrics.mixed_rules.set(i64::try_from(now.len()).unwrap_or(i64::MAX));
-        let list = |families: &BTreeSet<String>| families.iter().cloned().collect::<Vec<_>>().join(", ");
+        let named =
+            |family: &String| if family == UNCLAIMED { "those of no family".to_owned() } else { family.clone() };
+        let list = |families: &BTreeSet<String>| families.iter().map(named).collect::<Vec<_>>().join(", ");
         if now == before {
         } else if now.is_empty() {
             tracing::info!(families = list(&before), "all proxies of the fleet follow the same rules again");
@@ -450,6 +457,12 @@ mod tests {
         let (agreement, now) = (agreement(&[("a", "1"), ("b", "2")]), Instant::now());
         assert_eq!(agreement.to_settle(now, LEASE, OLD_EPOCH), None, "they are not registered");
         reply(&agreement, &registry(7, 7, &["1 2", "1 2 3"], 2), now);
+        assert_eq!(
+            agreement.to_settle(now, LEASE, Duration::ZERO),
+            None,
+            "one has a family that this proxy lacks"
+        );
+        reply(&agreement, &registry(7, 7, &["1 2"], 2), now);
         let (families, revision) = agreement.to_settle(now, LEASE, Duration::ZERO).unwrap();
         assert_eq!((&families, revision), (&set(&[]), 7));
         agreement.settle(&families, 6);
