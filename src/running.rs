@@ -369,6 +369,8 @@ impl Running {
             self.cache.invalidate(&changed, OriginKind::Rules).await;
         }
         self.cache.adopt_rules(digest);
+        // Until then the families that have changed are forwarded.
+        self.cache.rules_settled().await;
         *self.lock_refused() = None;
         Ok(reloaded)
     }

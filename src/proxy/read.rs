@@ -101,7 +101,7 @@ pub(super) async fn answer_later(running: &Arc<Running>, unanswered: Box<Unanswe
         }
         Progress::LookedUp(lookup) => lookup,
     };
-    let is_known = respond::is_known_lookup(running, &request, &lookup).await;
+    let is_known = is_known(running, &request, &lookup).await;
     let mut answered = match serve(running, request, &lookup, is_known) {
         Ok(answered) => answered,
         Err((request, ask)) => {
@@ -121,6 +121,24 @@ fn counted(running: &Running, request: &CacheRequest, lookup: Lookup) -> Lookup 
 fn with_key(mut answered: Answered, key: Option<Box<str>>) -> Answered {
     answered.outcome.key = key;
     answered
+}
+
+/// Whether the client has the stored response that it is to be served.
+async fn is_known(running: &Running, request: &CacheRequest, lookup: &Lookup) -> bool {
+    match respond::condition(request, lookup) {
+        Condition::Send => false,
+        Condition::NotModified => true,
+        Condition::NotModifiedSince(_) => {
+            let decision = decide(request, lookup, running.cache.now());
+            let entry = lookup
+                .entry()
+                .filter(|_| matches!(decision, Decision::Serve { .. } | Decision::ServeStale { .. }));
+            match entry {
+                Some(entry) => respond::is_known_entry(running, request, entry).await,
+                None => false,
+            }
+        }
+    }
 }
 
 /// Asks the API whether it authorizes the caller of a guarded read, before the read may use what is stored or share a fetch. The check
@@ -232,7 +250,7 @@ async fn ask_upstream(
         }
         retried = Some(retry);
         lookup = request.look_up(&running.cache).await;
-        let is_known = respond::is_known_lookup(running, &request, &lookup).await;
+        let is_known = is_known(running, &request, &lookup).await;
         (request, ask) = match serve(running, request, &lookup, is_known) {
             Ok(answered) => return answered,
             Err(again) => again,

@@ -169,7 +169,11 @@ mod tests {
         let (bypasses, now) = (Bypasses::default(), Instant::now());
         assert!(bypasses.set_mixed(["users".to_owned()].into()).is_empty());
         assert_eq!(bypasses.reason("users", now), Some(BypassReason::MixedRules));
-        assert_eq!(bypasses.reason("users:list", now), Some(BypassReason::MixedRules), "its entries have that tag");
+        assert_eq!(
+            bypasses.reason("users:list", now),
+            Some(BypassReason::MixedRules),
+            "its entries have that tag"
+        );
         assert!(bypasses.is_mixed(&[Tag::root(), Tag::family("users")]) && !bypasses.is_mixed(&[Tag::root()]));
         bypasses.follow(vec![bypass("users", now + LONGEST)]);
         assert_eq!(bypasses.set_mixed(BTreeSet::new()), ["users".to_owned()].into());
