@@ -349,7 +349,8 @@ impl Running {
         let changed = changed(&before.rules, &live.rules);
         let digest = rules_digest((&config, &self.config.server), &live);
         self.cache.leave_rules(&digest).await;
-        let changed: Vec<Tag> = changed.into_iter().map(|family| Tag::family(&family)).collect();
+        let of_none = RulesDigest::claims_differ(&before.rules, &live.rules).then(Tag::unclaimed);
+        let changed: Vec<Tag> = changed.into_iter().map(|family| Tag::family(&family)).chain(of_none).collect();
         if !changed.is_empty() {
             self.cache.invalidate(&changed, OriginKind::Rules).await;
         }

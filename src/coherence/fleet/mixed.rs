@@ -18,7 +18,7 @@
 //!    has passed since the reply. A member that has not synced in that time trusts neither its memory nor Redis.
 //! 3. It invalidates the families that are mixed.
 //!
-//! Until then it acknowledges no write ([`Fleet::rules_settled`]), and the listeners are not opened at the start. Therefore:
+//! Until then it acknowledges no write ([`Fleet::rules_settled`]), and accepts no request at its start. Therefore:
 //!
 //! - When a write is acknowledged, each other member either forwards all families for which it has other rules than the writer, or
 //!   has the same. The older members need not wait: the newcomer has taken in their rules before it trusts anything.
@@ -33,18 +33,17 @@
 //! # A reload
 //!
 //! The families that the edit changes get a digest that no other proxy has, before anything else: they are mixed, whatever rules the
-//! others have. When this is settled, the new rules come into force, and then they are registered. So at no time does a proxy follow
-//! rules other than those that it has registered, unless it has registered that nobody can have the same.
+//! others have. When this is settled, the new rules come into force, and then they are registered.
 //!
 //! # Members that die, and fleets without members
 //!
 //! The rules of a member are removed with its record: when it leaves, and ten seconds and a lease after its last sync if it does not.
-//! Until then its families stay mixed. Its writes in that time, if it lives and only Redis is out of its reach, are not covered, as
+//! (members are looked through every ten seconds). Until then its families stay mixed. Its writes in that time, if it lives and only Redis is out of its reach, are not covered, as
 //! ever ([`crate::coherence`]); when it is back it registers and settles anew, before it trusts or acknowledges anything.
 //!
-//! The registry keeps the rules that were settled last. A proxy that registers without other members compares its own with those,
-//! and invalidates the families that differ before it trusts them: their entries may have missed writes. So rules may change while no
-//! proxy runs.
+//! The field `(settled)` of the registry has the rules of the proxy that settled, or was removed, last. A proxy that registers where no
+//! other member has settled its rules compares its own with those, and invalidates the families that differ before it trusts them:
+//! their entries may have missed writes. So rules may change while no proxy runs.
 //!
 //! A registry that is lost or tampered with costs misses: a member without rules there conflicts with every other one, until its next
 //! sync. A sync that is executed late takes back no later rules: they are numbered.
@@ -115,8 +114,7 @@ impl State {
 
     /// The families whose entries may be older than writes that followed other rules.
     fn doubtful(&self) -> BTreeSet<String> {
-        let last = self.last.iter().filter(|_| self.others.is_empty());
-        last.flat_map(|last| self.own.differing(last)).chain(self.mixed()).collect()
+        self.last.iter().flat_map(|last| self.own.differing(last)).chain(self.mixed()).collect()
     }
 
     /// The families that are to be invalidated now, so that the rules are settled; `None`: they are, or other members may not know
@@ -194,7 +192,7 @@ impl RulesAgreement {
     pub fn hear(&self, registry: &Registry) {
         let Some(content) = &registry.content else { return };
         let state = self.lock();
-        let last = content.last.iter().filter(|_| content.others.is_empty() && !state.is_settled);
+        let last = content.last.iter().filter(|_| !state.is_settled);
         let known = content.others.iter().chain(last);
         self.forward_more(known.flat_map(|other| state.own.differing(other)).collect());
     }
@@ -516,6 +514,17 @@ mod tests {
         assert_eq!(families, set(&["b"]));
         agreement.settle(&families, revision);
         assert!(!agreement.forwarded.are_any());
+    }
+
+    #[test]
+    fn a_member_with_the_same_rules_that_has_not_settled_them_has_invalidated_nothing() {
+        let (agreement, now) = (agreement(&[("a", "1"), ("b", "2")]), Instant::now());
+        let mut registry = registry(8, 8, &["1 2"], 1);
+        registry.content.as_mut().unwrap().last = Some("1 9".to_owned());
+        agreement.hear(&registry);
+        assert_eq!(agreement.forwarded.mixed(), set(&["b"]), "before the reply brings a lease");
+        agreement.take_in(&agreement.registration(), &registry, now);
+        assert_eq!(agreement.to_settle(now, LEASE, OLD_EPOCH), Some((set(&["b"]), 8)));
     }
 
     #[test]
