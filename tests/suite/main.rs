@@ -62,6 +62,7 @@ mod mixed_rules;
 mod names;
 mod operator;
 mod outages;
+mod perf;
 mod policies;
 mod prometheus;
 mod purges;
