@@ -3,8 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Fields as they are stored: in order, and without the index and the room of a [`HeaderMap`], which would be about half of what a
-/// small entry takes.
+/// Fields as they are stored: in order, and without the hash index and the spare capacity of a [`HeaderMap`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredFields(Box<[(HeaderName, HeaderValue)]>);
 

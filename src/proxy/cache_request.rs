@@ -439,12 +439,12 @@ impl CacheRequest {
         }
     }
 
-    /// The same, if it takes no waiting ([`Cache::lookup_now`]).
+    /// The same without waiting ([`Cache::lookup_now`]).
     pub fn look_up_now(&self, cache: &Cache) -> Result<Lookup, CacheKey> {
         cache.lookup_now(self.cache_key(), &self.client_request.headers, || Arc::clone(self.tags()))
     }
 
-    /// The same where [`CacheRequest::look_up_now`] has found nothing.
+    /// Continues the lookup in Redis after [`CacheRequest::look_up_now`].
     pub async fn look_up_later(&self, cache: &Cache, cache_key: CacheKey) -> Lookup {
         let (label, tags) = (|| self.label(), || Arc::clone(self.tags()));
         cache.lookup_later(cache_key, &self.client_request.headers, label, tags).await
