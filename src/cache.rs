@@ -175,11 +175,11 @@ impl Cache {
         }
     }
 
-    /// The same, if it takes no waiting: without Redis, or if there is a current entry in memory and a lease.
+    /// Looks up without waiting. Succeeds without Redis, or with a current entry in memory under a lease.
     ///
     /// # Errors
     ///
-    /// Redis is to be asked ([`Cache::lookup_later`]). The key comes back.
+    /// Redis must be asked ([`Cache::lookup_later`]). Returns the key.
     pub fn lookup_now(
         &self,
         cache_key: CacheKey,
@@ -217,7 +217,7 @@ impl Cache {
         Err(cache_key)
     }
 
-    /// Looks up the stored response where [`Cache::lookup_now`] has found none.
+    /// Continues the lookup in Redis after [`Cache::lookup_now`].
     pub async fn lookup_later(
         &self,
         cache_key: CacheKey,

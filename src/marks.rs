@@ -160,6 +160,9 @@ pub struct SoftInvalidation {
     pub grace: Duration,
 }
 
+/// What stands in place of a family's name for paths that no family claims.
+pub const UNCLAIMED: &str = "-";
+
 /// Anything an entry can be invalidated by. Text forms: `*` (everything), `booking:stats:42` (family levels and
 /// instances), `uri:/v1.0/users` (a path, whatever its query and host), `group api.example/prices` (a group that
 /// responses of this host named), `caller me sha256:…` (the entries of one caller in a family).
@@ -178,6 +181,12 @@ impl Tag {
     /// `/users/7?lang=de` as well.
     pub fn uri(path: &str) -> Tag {
         Tag(Arc::from(["uri:", path].concat()))
+    }
+
+    /// The entries of paths that no family claims. No family has this name.
+    pub fn unclaimed() -> Tag {
+        static UNCLAIMED_TAG: LazyLock<Tag> = LazyLock::new(|| Tag::family(UNCLAIMED));
+        UNCLAIMED_TAG.clone()
     }
 
     /// A family, one of its levels, or an instance.

@@ -217,7 +217,7 @@ impl fmt::Display for Outcome {
 }
 
 impl Outcome {
-    /// The value of `Cache-Status`; `None` if it cannot be sent, which would be a fault.
+    /// The value of `Cache-Status`. Never `None`: the text is printable ASCII.
     pub fn field_value(&self) -> Option<HeaderValue> {
         let mut text = String::with_capacity(64);
         self.parts(|part| text.push_str(part));

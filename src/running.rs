@@ -33,6 +33,7 @@ use crate::key::Redaction;
 use crate::marks::Tag;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::digest::{DigestSettings, RulesDigest};
+use crate::rules::pattern::Pattern;
 use crate::rules::reader::Expansions;
 use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
@@ -346,9 +347,10 @@ impl Running {
             ..Live::take(&mut config, &self.metrics)
         };
         let changed = changed(&before.rules, &live.rules);
-        let digest = rules_digest(&config, &live);
+        let digest = rules_digest((&config, &self.config.server), &live);
         self.cache.leave_rules(&digest).await;
-        let changed: Vec<Tag> = changed.into_iter().map(|family| Tag::family(&family)).collect();
+        let of_none = RulesDigest::claims_differ(&before.rules, &live.rules).then(Tag::unclaimed);
+        let changed: Vec<Tag> = changed.into_iter().map(|family| Tag::family(&family)).chain(of_none).collect();
         if !changed.is_empty() {
             self.cache.invalidate(&changed, OriginKind::Rules).await;
         }
@@ -368,6 +370,8 @@ impl Running {
             self.cache.invalidate(&changed, OriginKind::Rules).await;
         }
         self.cache.adopt_rules(digest);
+        // Until then the families that have changed are forwarded.
+        self.cache.rules_settled().await;
         *self.lock_refused() = None;
         Ok(reloaded)
     }
@@ -434,17 +438,24 @@ fn fleet(config: &Config, live: &Live) -> FleetSettings {
     FleetSettings::new(store.coherence, store.lease)
         .with_limits(store.connect_timeout, store.timeout)
         .with_replicas(store.wait_replicas)
-        .with_rules(rules_digest(config, live))
+        .with_rules(rules_digest((config, &config.server), live))
 }
 
-/// What other proxies compare with their rules. `config`: the one that the rules are of.
-fn rules_digest(config: &Config, live: &Live) -> RulesDigest {
+/// What other proxies compare with their rules. `config`: the one that the rules are of. `server`: the settings in force, which a reload
+/// does not change.
+fn rules_digest((config, server): (&Config, &ServerConfig), live: &Live) -> RulesDigest {
     let secret = live.redaction.secret.as_ref().map(|secret| {
         let digest = secret.of_field().chain_update(b"rules").finalize().into_bytes();
         digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     });
     let settings = DigestSettings {
-        of_paths: format!("{:?}", config.server.case_insensitive_paths),
+        of_paths: format!(
+            "{:?} {:?} {:?} {:?}",
+            config.server.case_insensitive_paths,
+            server.case_insensitive_paths,
+            server.on_incomplete,
+            server.login.as_ref().map(Pattern::as_str)
+        ),
         of_callers: format!("{secret:?} {:?}", live.credentials.further()),
     };
     RulesDigest::of(&live.rules, &settings)

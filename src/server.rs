@@ -362,7 +362,7 @@ async fn connection(
             Handled::Response(response) => {
                 let response = tracked(running, busy, response);
                 Either::Left(lazy(|_| {
-                    // In the task of the stream, if it is one.
+                    // Runs in the task of an HTTP/2 stream, whose stall state is task-local.
                     stall::give();
                     response
                 }))

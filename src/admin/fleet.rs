@@ -41,7 +41,7 @@ pub struct FleetReport {
     intents: Option<Intents>,
     /// Null while the store cannot be asked.
     members: Option<Vec<MemberReport>>,
-    /// Families that are not cached because members follow different rules for them.
+    /// Families that are not cached because members follow different rules for them; `-` for the paths that no family claims.
     mixed_rules: BTreeSet<String>,
     /// The bypasses that this proxy follows.
     bypasses: Vec<BypassReport>,

@@ -19,7 +19,7 @@ pub(super) struct LogArguments {
     /// Only those of this family.
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
-    /// Only those with this cause: write, purge, again, recovered or deploy.
+    /// Only those with this cause: write, purge, again, recovered, deploy, rules or safety.
     #[arg(long, value_name = "KIND")]
     cause: Option<String>,
     /// How many at first.

@@ -57,8 +57,8 @@ impl InterimQueue {
         response
     }
 
-    /// The next request of the connection begins. Its response is announced by [`InterimQueue::finish`] or
-    /// [`InterimQueue::end`].
+    /// Begins the next request of the connection. Must be followed by [`InterimQueue::finish`] (a response that is awaited) or
+    /// [`InterimQueue::end`] (one that is there).
     pub fn begin(self: &Arc<InterimQueue>) -> InterimSender {
         let mut state = self.lock();
         state.request += 1;

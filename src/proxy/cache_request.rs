@@ -304,7 +304,8 @@ impl CacheRequest {
             let secret = self.live.redaction.secret.as_ref();
             let of_identity = self.family().map(|(family, _)| family.tags_of_identity(self.presented(), secret));
             let of_callers = of_identity.unwrap_or_default().into_iter().chain(self.tags_of_caller());
-            let of_family = of_family.unwrap_or_default().into_iter().chain(of_callers);
+            let of_none = self.family.is_none().then(Tag::unclaimed);
+            let of_family = of_family.unwrap_or_default().into_iter().chain(of_none).chain(of_callers);
             std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
         })
     }
@@ -438,12 +439,12 @@ impl CacheRequest {
         }
     }
 
-    /// The same, if it takes no waiting ([`Cache::lookup_now`]).
+    /// The same without waiting ([`Cache::lookup_now`]).
     pub fn look_up_now(&self, cache: &Cache) -> Result<Lookup, CacheKey> {
         cache.lookup_now(self.cache_key(), &self.client_request.headers, || Arc::clone(self.tags()))
     }
 
-    /// The same where [`CacheRequest::look_up_now`] has found nothing.
+    /// Continues the lookup in Redis after [`CacheRequest::look_up_now`].
     pub async fn look_up_later(&self, cache: &Cache, cache_key: CacheKey) -> Lookup {
         let (label, tags) = (|| self.label(), || Arc::clone(self.tags()));
         cache.lookup_later(cache_key, &self.client_request.headers, label, tags).await

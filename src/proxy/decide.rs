@@ -15,6 +15,7 @@ use crate::entry;
 use crate::http::authorization::Authorization;
 use crate::http::freshness::{Freshness, Reuse, ValidationReason};
 use crate::http::validation;
+use crate::marks::UNCLAIMED;
 use crate::outcome::Fwd;
 use crate::running::Live;
 use crate::upkeep::bypasses::BypassReason;
@@ -293,13 +294,13 @@ pub(super) fn bypass(live: &Live, http: &ClientRequest) -> Option<MissReason> {
     live.rules.ambiguity(&http.method, &http.target).map(|_| MissReason::AmbiguousPath)
 }
 
-/// Why the family of a read is forwarded for now, or that of the verdicts on its callers.
+/// Why the family of a read is forwarded for now, or that of the verdicts on its callers, or the paths of no family.
 fn bypass_of_family(live: &Live, http: &ClientRequest) -> Option<MissReason> {
-    let family = live.rules.route(&http.method, &http.target.path)?.family;
-    let verdicts = family.authorize.as_ref().and_then(|it| live.rules.families().get(it.verdicts));
-    let now = Instant::now();
-    let reason =
-        [Some(family), verdicts].into_iter().flatten().find_map(|it| live.bypasses.reason(&it.name, now))?;
+    let family = live.rules.route(&http.method, &http.target.path).map(|route| route.family);
+    let verdicts = family.and_then(|family| live.rules.families().get(family.authorize.as_ref()?.verdicts));
+    let (name, now) = (family.map_or(UNCLAIMED, |family| &family.name), Instant::now());
+    let names = [Some(name), verdicts.map(|verdicts| &*verdicts.name)];
+    let reason = names.into_iter().flatten().find_map(|name| live.bypasses.reason(name, now))?;
     Some(match reason {
         BypassReason::Operator => MissReason::Bypassed,
         BypassReason::MixedRules => MissReason::MixedRules,

@@ -33,7 +33,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The response to a request, or what makes it.
 pub enum Handled {
-    /// It needed no waiting: a hit in memory, most likely. No future is made for it, which hyper would move several times.
+    /// It is there at once, usually a hit in memory. Without a future, which hyper would move several times.
     Response(Response<Body>),
     Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
 }
@@ -56,7 +56,7 @@ pub fn handle(
     Handled::Later(Box::pin(async move {
         let answered = match work {
             Work::Answered(answered) => answered,
-            Work::Unanswered(unanswered) => read::answer_later(&running, unanswered).await,
+            Work::Pending(pending) => read::answer_later(&running, pending).await,
             Work::Other(work) => work.await,
         };
         record.explained_response(&running, answered).await
@@ -64,17 +64,17 @@ pub fn handle(
 }
 
 /// What answers a request.
-#[expect(clippy::large_enum_variant, reason = "a hit is to cost no allocation for it")]
+#[expect(clippy::large_enum_variant, reason = "a box would be one more allocation for each hit")]
 enum Work {
     /// It is answered, from memory or by Larder itself.
     Answered(Answered),
     /// The cache, if it can.
-    Unanswered(Box<read::Unanswered>),
+    Pending(Box<read::PendingRead>),
     /// Upstream, most likely.
     Other(Pin<Box<dyn Future<Output = Answered> + Send>>),
 }
 
-/// What is recorded of a request with its response.
+/// What metrics, trace and access log need when the response is known.
 struct Record {
     live: Arc<Live>,
     start: Instant,
@@ -163,11 +163,11 @@ fn take(
         if is_for_cache && bypass.is_none() && body.is_end_stream() {
             match read::answer_now(running, Box::new(CacheRequest::new(live, http, None))) {
                 Ok(answered) => Work::Answered(answered),
-                Err(unanswered) => Work::Unanswered(unanswered),
+                Err(pending) => Work::Pending(pending),
             }
         } else {
             let running = Arc::clone(running);
-            // Each in a box of its own size: a future is copied into its box.
+            // One box for each branch: a future is copied into its box, and the largest is much larger than the others.
             let purge = running.config.purge.as_ref().filter(|_| purging::is_meant(&http.method)).cloned();
             Work::Other(match (purge, bypass) {
                 (Some(purge), _) => Box::pin(async move { purging::answer(&running, &live, &purge, &http).await }),

@@ -21,23 +21,23 @@ use crate::running::Running;
 use crate::traces::Step;
 use crate::upstream::UpstreamError;
 
-/// A read that is not answered yet.
-pub(super) struct Unanswered {
+/// A read that memory alone has not answered.
+pub(super) struct PendingRead {
     request: Box<CacheRequest>,
-    progress: Progress,
+    stage: ReadStage,
 }
 
-/// How far a read has come.
-enum Progress {
+/// What is known of a pending read.
+enum ReadStage {
     Begun,
     /// Memory has no answer, and Redis is to be asked. The span of the lookup goes on.
     NotInMemory(CacheKey, Option<Step>),
     LookedUp(Lookup),
 }
 
-impl Unanswered {
-    fn boxed(request: Box<CacheRequest>, progress: Progress) -> Box<Unanswered> {
-        Box::new(Unanswered { request, progress })
+impl PendingRead {
+    fn boxed(request: Box<CacheRequest>, stage: ReadStage) -> Box<PendingRead> {
+        Box::new(PendingRead { request, stage })
     }
 }
 
@@ -46,7 +46,7 @@ pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -
     match answer_now(running, request) {
         Ok(answered) => answered,
         // In a box, so that the future of a hit is small.
-        Err(unanswered) => Box::pin(answer_later(running, unanswered)).await,
+        Err(pending) => Box::pin(answer_later(running, pending)).await,
     }
 }
 
@@ -54,20 +54,23 @@ pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -
 ///
 /// # Errors
 ///
-/// It cannot be answered so: [`answer_later`] does it.
-pub(super) fn answer_now(running: &Arc<Running>, request: Box<CacheRequest>) -> Result<Answered, Box<Unanswered>> {
+/// Memory alone does not suffice: [`answer_later`] continues.
+pub(super) fn answer_now(
+    running: &Arc<Running>,
+    request: Box<CacheRequest>,
+) -> Result<Answered, Box<PendingRead>> {
     if request.is_guarded() {
-        return Err(Unanswered::boxed(request, Progress::Begun));
+        return Err(PendingRead::boxed(request, ReadStage::Begun));
     }
     let step = request.client_request.step("lookup");
     let lookup = match request.look_up_now(&running.cache) {
         Ok(lookup) => lookup,
-        Err(cache_key) => return Err(Unanswered::boxed(request, Progress::NotInMemory(cache_key, step))),
+        Err(cache_key) => return Err(PendingRead::boxed(request, ReadStage::NotInMemory(cache_key, step))),
     };
     drop(step);
     request.count(running, &lookup);
     let served = match respond::condition(&request, &lookup) {
-        // It takes a question to Redis.
+        // Comparing dates needs the marks in Redis.
         Condition::NotModifiedSince(_) => Err(request),
         condition => {
             let key = reported_key(running, &request);
@@ -77,12 +80,12 @@ pub(super) fn answer_now(running: &Arc<Running>, request: Box<CacheRequest>) -> 
                 .map_err(|(it, _)| it)
         }
     };
-    served.map_err(|request| Unanswered::boxed(request, Progress::LookedUp(lookup)))
+    served.map_err(|request| PendingRead::boxed(request, ReadStage::LookedUp(lookup)))
 }
 
 /// Answers a read that memory alone does not answer.
-pub(super) async fn answer_later(running: &Arc<Running>, unanswered: Box<Unanswered>) -> Answered {
-    let Unanswered { request, progress } = *unanswered;
+pub(super) async fn answer_later(running: &Arc<Running>, pending: Box<PendingRead>) -> Answered {
+    let PendingRead { request, stage } = *pending;
     let key = reported_key(running, &request);
     let mut has_asked = false;
     if request.is_guarded() {
@@ -91,17 +94,17 @@ pub(super) async fn answer_later(running: &Arc<Running>, unanswered: Box<Unanswe
             Err(reason) => return with_key(Box::pin(forward::alone(running, &request, reason)).await, key),
         }
     }
-    let lookup = match progress {
-        Progress::Begun => {
+    let lookup = match stage {
+        ReadStage::Begun => {
             let _step = request.client_request.step("lookup");
             counted(running, &request, request.look_up(&running.cache).await)
         }
-        Progress::NotInMemory(cache_key, _step) => {
+        ReadStage::NotInMemory(cache_key, _step) => {
             counted(running, &request, request.look_up_later(&running.cache, cache_key).await)
         }
-        Progress::LookedUp(lookup) => lookup,
+        ReadStage::LookedUp(lookup) => lookup,
     };
-    let is_known = respond::is_known_lookup(running, &request, &lookup).await;
+    let is_known = is_known(running, &request, &lookup).await;
     let mut answered = match serve(running, request, &lookup, is_known) {
         Ok(answered) => answered,
         Err((request, ask)) => {
@@ -121,6 +124,24 @@ fn counted(running: &Running, request: &CacheRequest, lookup: Lookup) -> Lookup 
 fn with_key(mut answered: Answered, key: Option<Box<str>>) -> Answered {
     answered.outcome.key = key;
     answered
+}
+
+/// Whether the client has the stored response that it is to be served.
+async fn is_known(running: &Running, request: &CacheRequest, lookup: &Lookup) -> bool {
+    match respond::condition(request, lookup) {
+        Condition::Send => false,
+        Condition::NotModified => true,
+        Condition::NotModifiedSince(_) => {
+            let decision = decide(request, lookup, running.cache.now());
+            let entry = lookup
+                .entry()
+                .filter(|_| matches!(decision, Decision::Serve { .. } | Decision::ServeStale { .. }));
+            match entry {
+                Some(entry) => respond::is_known_entry(running, request, entry).await,
+                None => false,
+            }
+        }
+    }
 }
 
 /// Asks the API whether it authorizes the caller of a guarded read, before the read may use what is stored or share a fetch. The check
@@ -232,7 +253,7 @@ async fn ask_upstream(
         }
         retried = Some(retry);
         lookup = request.look_up(&running.cache).await;
-        let is_known = respond::is_known_lookup(running, &request, &lookup).await;
+        let is_known = is_known(running, &request, &lookup).await;
         (request, ask) = match serve(running, request, &lookup, is_known) {
             Ok(answered) => return answered,
             Err(again) => again,

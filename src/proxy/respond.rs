@@ -152,14 +152,6 @@ pub(super) fn condition(request: &CacheRequest, lookup: &Lookup) -> Condition {
     })
 }
 
-/// Whether the client has the stored response that was found.
-pub(super) async fn is_known_lookup(running: &Running, request: &CacheRequest, lookup: &Lookup) -> bool {
-    match lookup.entry() {
-        Some(entry) => is_known_entry(running, request, entry).await,
-        None => false,
-    }
-}
-
 /// The same of an entry.
 pub(super) async fn is_known_entry(running: &Running, request: &CacheRequest, entry: &Entry) -> bool {
     match entry.response() {

@@ -1,15 +1,17 @@
 //! [`RulesDigest`]: for each family one digest over everything that decides which writes invalidate its entries. Proxies of one Redis
 //! compare them: where two of them differ, neither may trust what is stored of the family ([`crate::coherence::fleet::mixed`]).
 //!
-//! Not in it is what only decides how long and under which key a response is stored: a proxy with another `ttl` or `query` does not
-//! find the entries of the others, and its writes invalidate them as theirs do.
+//! Not in it is what only decides how long and under which key a response is stored: a proxy with another `ttl` or `query` uses other
+//! cache keys, so that it shares no entries with the others, and writes invalidate by tag, which are the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use md5::{Digest, Md5};
 
+use super::source::ReadSource;
 use super::{Family, Invalidation, RuleSet};
+use crate::marks::UNCLAIMED;
 
 /// Families above which all have the same digest, over all rules, so that what proxies send to Redis stays small.
 const MOST: usize = 1000;
@@ -23,7 +25,8 @@ pub struct DigestSettings {
     pub of_callers: String,
 }
 
-/// The digests of all families.
+/// The digests of all families, and one for the paths that no family claims ([`UNCLAIMED`]): of these, a proxy with another family may
+/// have a rule that another one lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RulesDigest {
     /// By name.
@@ -35,7 +38,8 @@ impl RulesDigest {
     pub fn of(rules: &RuleSet, settings: &DigestSettings) -> RulesDigest {
         let common = common(rules, settings);
         let texts = rules.families().iter().map(|family| (family.name.clone(), text_of(rules, family, settings)));
-        let texts: BTreeMap<String, String> = texts.collect();
+        let texts: BTreeMap<String, String> =
+            texts.chain([(UNCLAIMED.to_owned(), text_of_unclaimed(rules))]).collect();
         if texts.len() > MOST {
             let all = digest(&format!("{common} {texts:?}"));
             return RulesDigest { families: texts.into_keys().map(|name| (name, all.clone())).collect() };
@@ -45,6 +49,11 @@ impl RulesDigest {
             (name, digest)
         };
         RulesDigest { families: texts.into_iter().map(one).collect() }
+    }
+
+    /// Whether rules differ for the paths that no family claims.
+    pub fn claims_differ(one: &RuleSet, other: &RuleSet) -> bool {
+        text_of_unclaimed(one) != text_of_unclaimed(other)
     }
 
     /// All digests in one line, for other proxies. The order of the families in the file makes no difference.
@@ -95,13 +104,24 @@ fn common(rules: &RuleSet, settings: &DigestSettings) -> String {
 /// The tags of a family's entries, and the rules that invalidate them.
 fn text_of(rules: &RuleSet, family: &Family, settings: &DigestSettings) -> String {
     let Family { name, path, methods, instances, told_by_caller, key_spec, authorize, .. } = family;
-    let is_by_caller = *told_by_caller || family.is_of_verdicts();
+    let is_instance = instances.iter().any(|instance| instance.source == ReadSource::Identity);
+    let is_by_caller = *told_by_caller || family.is_of_verdicts() || is_instance;
     let callers = if is_by_caller { &*settings.of_callers } else { "" };
     let (identity, asked) = (key_spec.identity.to_string(), authorize.as_ref().map(|it| &it.path));
     let invalidating: BTreeSet<String> = rules.invalidating(family).into_iter().map(text_of_rule).collect();
     format!(
         "{name:?} {path:?} {methods:?} {instances:?} {is_by_caller} {callers:?} {identity:?} {asked:?} {invalidating:?}"
     )
+}
+
+/// What the families claim, and the rules that invalidate everything.
+fn text_of_unclaimed(rules: &RuleSet) -> String {
+    let claimed: BTreeSet<String> =
+        rules.families().iter().map(|family| format!("{:?} {:?}", family.path, family.methods)).collect();
+    let of_all =
+        rules.invalidations().iter().filter(|rule| rule.families.iter().any(|family| family.starts_with('*')));
+    let of_all: BTreeSet<String> = of_all.map(text_of_rule).collect();
+    format!("{claimed:?} {of_all:?}")
 }
 
 fn text_of_rule(rule: &Invalidation) -> String {
@@ -135,16 +155,22 @@ mod tests {
 
     #[test]
     fn only_families_whose_invalidation_changes_differ() {
-        let rows: [(&str, &str, &[&str]); 9] = [
+        let rows: [(&str, &str, &[&str]); 11] = [
             ("'/users/create' = [\"users\"]", "'/users/(create|add)' = [\"users\"]", &["users"]),
             ("[\"users\"]", "[\"users\", \"user\"]", &["user", "users"]),
             ("[\"users\"]", "{ families = [\"users\"], mode = \"soft\", grace = \"5s\" }", &["users"]),
             ("[\"users\"]", "{ families = [\"users\"], on = [409] }", &["users"]),
             ("[\"users\"]", "{ families = [\"users\"], refresh = true }", &[]),
             ("name = \"user\"\n", "name = \"person\"\n", &["user"]),
-            ("(?<id>", "(?<uid>", &["user"]),
+            ("'/users/create' =", "'/deploy' = [\"*\"]\n'/users/create' =", &["-", "user", "users"]),
+            ("(?<id>", "(?<uid>", &["-", "user"]),
             ("'/users'\nttl = \"60s\"", "'/users'\nttl = \"5s\"\nquery = { drop = [\"lang\"] }", &[]),
-            ("'/users'\n", "'/users'\nmethods = [\"GET\", \"POST\"]\n", &["user", "users"]),
+            ("'/users'\n", "'/users'\nmethods = [\"GET\", \"POST\"]\n", &["-", "user", "users"]),
+            (
+                "[[family]]\nname = \"users\"",
+                "[[family]]\nname = \"all\"\npath = '/all'\n[[family]]\nname = \"users\"",
+                &["-"],
+            ),
         ];
         for (from, to, expected) in rows {
             assert!(RULES.contains(from), "{from}");
@@ -168,7 +194,7 @@ mod tests {
             assert!(changing.differing(&other.text()).into_iter().eq(both.clone()));
         }
         assert_eq!(before.on_the_way_to(&before, "1"), before);
-        assert_eq!(before.differing("(unknown)").len(), 2);
+        assert_eq!(before.differing("(unknown)").len(), 3);
     }
 
     #[test]
@@ -179,6 +205,6 @@ mod tests {
         };
         let many = digest_of(&families(MOST + 1, ""));
         assert_eq!(many.text().len(), 16);
-        assert_eq!(many.differing(&digest_of(&families(MOST + 1, "x")).text()).len(), MOST + 1);
+        assert_eq!(many.differing(&digest_of(&families(MOST + 1, "x")).text()).len(), MOST + 2);
     }
 }

@@ -67,7 +67,7 @@ impl LinearPattern {
         Some(())
     }
 
-    /// Whether each repetition that is not of a fixed length ends where its class does: what follows it begins with other bytes.
+    /// Whether greedy matching is unambiguous: what follows a repetition of variable length cannot begin with a byte of its class.
     fn is_definite(&self) -> bool {
         let steps: Vec<&Step> =
             self.steps.iter().filter(|step| !matches!(step, Step::Begin(_) | Step::End(_))).collect();

@@ -20,7 +20,7 @@
 -- microseconds left of their graces, the generation, the members that are behind if requested; the end of the last silence,
 -- whether proxies without a record may be behind, the number of other members if requested. Then the revision of the registry, the
 -- revision that registered this proxy's rules, whether the registry is returned, and of it: the different rules of the other
--- members, without any the rules that were settled last, how many members have not taken in this proxy's rules, the bypasses.
+-- members, if none of them has settled its own the rules that were settled last, how many members have not taken in this proxy's rules, the bypasses.
 local meta, cause = valid_epoch()
 remove_registry_of_other_type()
 local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
@@ -100,7 +100,7 @@ if repeats then
   redis.call('PUBLISH', CHANNEL, table.concat({ 's', id, ARGV[10], ARGV[11] }, ' '))
 end
 
--- What is executed late takes back no later rules. A member whose record was lost registers its rules again.
+-- A delayed sync with a lower number must not overwrite newer rules. A member whose record was lost registers its rules again.
 local previous = sequence(redis.call('HGET', META, 'revision'))
 local number, registered, learned, settled, rules = registration(id)
 local own, is_changed = tonumber(ARGV[15]), false
@@ -165,9 +165,10 @@ if ARGV[12] == '1' or not is_tidy then
   redis.call('HSET', META, 'tidied', text(time))
   -- Rules of members whose records were lost. Beside its members, either hash has one more field.
   if redis.call('HLEN', REGISTRY) > redis.call('HLEN', MEMBERS) then
-    for _, member in ipairs(redis.call('HKEYS', REGISTRY)) do
-      if member ~= SETTLED and redis.call('HEXISTS', MEMBERS, member) == 0 then
-        redis.call('HDEL', REGISTRY, member)
+    local registered = redis.call('HGETALL', REGISTRY)
+    for i = 1, #registered, 2 do
+      if registered[i] ~= SETTLED and redis.call('HEXISTS', MEMBERS, registered[i]) == 0 then
+        redis.call('HDEL', REGISTRY, registered[i])
       end
     end
   end
@@ -181,12 +182,12 @@ local revision = redis.call('HGET', META, 'revision')
 local is_told = ARGV[19] == '1' or ARGV[18] ~= revision
 local told, last, unlearned, bypasses = {}, {}, 0, {}
 if is_told then
-  local known_rules, has_others = {}, false
+  local known_rules, has_settled = {}, false
   local everybody = members()
   for i = 1, #everybody, 2 do
     if everybody[i] ~= id then
-      local number, _, learned, _, rules = registration(everybody[i])
-      rules, has_others = number and rules or UNKNOWN, true
+      local number, _, learned, settled, rules = registration(everybody[i])
+      rules, has_settled = number and rules or UNKNOWN, has_settled or settled == '1'
       if not number or learned < registered then
         unlearned = unlearned + 1
       end
@@ -195,8 +196,8 @@ if is_told then
       end
     end
   end
-  if not has_others then
-    -- What is stored may be from a time when other rules were in force.
+  if not has_settled then
+    -- What is stored may be from a time when other rules were in force. A member whose rules are not settled has not invalidated it.
     local rules = redis.call('HGET', REGISTRY, SETTLED)
     if rules or previous then
       last = { rules and string.match(rules, '^[%x ]*$') or UNKNOWN }

@@ -61,13 +61,13 @@ impl Bypasses {
     /// Why this family is forwarded; `None` if it is not.
     pub fn reason(&self, family: &str, now: Instant) -> Option<BypassReason> {
         let forwarded = self.current(now);
-        if forwarded.mixed.contains(family) {
+        let is_within =
+            |level: &str| family.strip_prefix(level).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+        // Entries below a level have its tag.
+        if forwarded.mixed.iter().any(|mixed| is_within(mixed)) {
             return Some(BypassReason::MixedRules);
         }
-        let is_within = |bypass: &Bypass| {
-            family.strip_prefix(&*bypass.family).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-        };
-        forwarded.by_operators.iter().any(is_within).then_some(BypassReason::Operator)
+        forwarded.by_operators.iter().any(|bypass| is_within(&bypass.family)).then_some(BypassReason::Operator)
     }
 
     /// Whether an entry with these tags is of a family with mixed rules, or below one.
@@ -169,7 +169,11 @@ mod tests {
         let (bypasses, now) = (Bypasses::default(), Instant::now());
         assert!(bypasses.set_mixed(["users".to_owned()].into()).is_empty());
         assert_eq!(bypasses.reason("users", now), Some(BypassReason::MixedRules));
-        assert_eq!(bypasses.reason("users:list", now), None, "it has rules of its own");
+        assert_eq!(
+            bypasses.reason("users:list", now),
+            Some(BypassReason::MixedRules),
+            "its entries have that tag"
+        );
         assert!(bypasses.is_mixed(&[Tag::root(), Tag::family("users")]) && !bypasses.is_mixed(&[Tag::root()]));
         bypasses.follow(vec![bypass("users", now + LONGEST)]);
         assert_eq!(bypasses.set_mixed(BTreeSet::new()), ["users".to_owned()].into());

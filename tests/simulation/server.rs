@@ -787,7 +787,7 @@ impl Server {
             by: by.clone(),
         };
         let content = RegistryContent {
-            last: last.filter(|_| of_others.is_empty()),
+            last: last.filter(|_| !of_others.iter().flatten().any(|other| other.is_settled)),
             unlearned: of_others.iter().filter(is_unlearned).count() as u64,
             others: if self.has(Flaw::HidesOtherRules) { vec![] } else { others },
             bypasses: self.data.bypasses.iter().map(bypass).collect(),

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::support::larder::signal;
-use crate::support::{Larder, Plan, Site, Tier, eventually};
+use crate::support::{Larder, Plan, Reply, Site, Tier, eventually};
 
 /// Rules of a fleet before an edit. Writes of `users` by `/users/create` invalidate nothing.
 const OLD: &str = r#"
@@ -210,16 +210,28 @@ fn strict_proxies_forward_families_with_mixed_rules_too() {
 }
 
 #[test]
-fn a_family_that_another_proxy_does_not_have_is_not_cached() {
+fn paths_that_only_one_proxys_rules_claim_are_cached_by_none() {
     let site = old();
+    site.upstream.answer("GET /offers", |request| {
+        Reply::new(format!("offers {}", request.nth)).header("Cache-Control", "max-age=600")
+    });
+    site.get("/offers").shows("stored");
+    site.get("/offers").shows("hit").carries("offers 1");
     let rules = OLD
         .replace("[invalidate]", "[[family]]\nname = \"offers\"\npath = '/offers'\nttl = \"60s\"\n\n[invalidate]");
-    let newer = site.plan.clone().rules(&rules).start();
+    let mut newer = site.plan.clone().rules(&format!("{rules}'/refresh' = [\"offers\"]\n")).start();
     newer.get("/offers").shows("detail=mixed-rules");
     newer.get("/users").shows("hit");
-    assert_eq!(mixed(&newer), serde_json::json!(["offers"]));
-    assert_eq!(mixed(&site), serde_json::json!([]), "it has no such family");
-    newer.get("/users").shows("hit");
+    assert_eq!(mixed(&newer), serde_json::json!(["-", "offers"]));
+    assert_eq!(mixed(&site), serde_json::json!(["-"]), "it has no such family");
+    // The write is acknowledged: no proxy may answer with an older response.
+    newer.write("POST", "/refresh").has_status(200);
+    site.get("/offers").shows("detail=mixed-rules").hides("hit");
+    site.get("/users").shows("hit");
+    // Not even when the proxy whose rules said so is gone.
+    stop(&mut newer);
+    eventually("the paths are cached again", || site.get("/offers").is("stored"));
+    assert_ne!(site.get("/offers").text(), "offers 1");
 }
 
 #[test]

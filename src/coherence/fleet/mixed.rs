@@ -18,7 +18,7 @@
 //!    has passed since the reply. A member that has not synced in that time trusts neither its memory nor Redis.
 //! 3. It invalidates the families that are mixed.
 //!
-//! Until then it acknowledges no write ([`Fleet::rules_settled`]), and the listeners are not opened at the start. Therefore:
+//! Until then it acknowledges no write ([`Fleet::rules_settled`]), and accepts no request at its start. Therefore:
 //!
 //! - When a write is acknowledged, each other member either forwards all families for which it has other rules than the writer, or
 //!   has the same. The older members need not wait: the newcomer has taken in their rules before it trusts anything.
@@ -33,18 +33,17 @@
 //! # A reload
 //!
 //! The families that the edit changes get a digest that no other proxy has, before anything else: they are mixed, whatever rules the
-//! others have. When this is settled, the new rules come into force, and then they are registered. So at no time does a proxy follow
-//! rules other than those that it has registered, unless it has registered that nobody can have the same.
+//! others have. When this is settled, the new rules come into force, and then they are registered.
 //!
 //! # Members that die, and fleets without members
 //!
 //! The rules of a member are removed with its record: when it leaves, and ten seconds and a lease after its last sync if it does not.
-//! Until then its families stay mixed. Its writes in that time, if it lives and only Redis is out of its reach, are not covered, as
+//! (members are looked through every ten seconds). Until then its families stay mixed. Its writes in that time, if it lives and only Redis is out of its reach, are not covered, as
 //! ever ([`crate::coherence`]); when it is back it registers and settles anew, before it trusts or acknowledges anything.
 //!
-//! The registry keeps the rules that were settled last. A proxy that registers without other members compares its own with those,
-//! and invalidates the families that differ before it trusts them: their entries may have missed writes. So rules may change while no
-//! proxy runs.
+//! The field `(settled)` of the registry has the rules of the proxy that settled, or was removed, last. A proxy that registers where no
+//! other member has settled its rules compares its own with those, and invalidates the families that differ before it trusts them:
+//! their entries may have missed writes. So rules may change while no proxy runs.
 //!
 //! A registry that is lost or tampered with costs misses: a member without rules there conflicts with every other one, until its next
 //! sync. A sync that is executed late takes back no later rules: they are numbered.
@@ -63,7 +62,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::recovery::NEWCOMER_HOLD;
 use super::{Fleet, lock};
-use crate::marks::Tag;
+use crate::marks::{Tag, UNCLAIMED};
 use crate::rules::digest::RulesDigest;
 use crate::store::fleet::{Cause, FleetBypass, Registration, Registry, Synced, random_id};
 use crate::store::{Link, StoreError};
@@ -115,8 +114,7 @@ impl State {
 
     /// The families whose entries may be older than writes that followed other rules.
     fn doubtful(&self) -> BTreeSet<String> {
-        let last = self.last.iter().filter(|_| self.others.is_empty());
-        last.flat_map(|last| self.own.differing(last)).chain(self.mixed()).collect()
+        self.last.iter().flat_map(|last| self.own.differing(last)).chain(self.mixed()).collect()
     }
 
     /// The families that are to be invalidated now, so that the rules are settled; `None`: they are, or other members may not know
@@ -125,7 +123,9 @@ impl State {
     fn to_invalidate(&self, now: Instant, longest: Duration, epoch_age: Duration) -> Option<BTreeSet<String>> {
         let (_, since) = self.registered.filter(|_| !self.is_settled)?;
         let all_know = self.unlearned == 0 && epoch_age >= longest;
-        let may_settle = all_know || now >= since + longest || self.mixed().is_empty();
+        // A member with families that this proxy lacks has to forward them before this proxy answers a write.
+        let are_alike = self.changing.is_empty() && self.others.iter().all(|other| **other == *self.text);
+        let may_settle = all_know || now >= since + longest || are_alike;
         may_settle.then(|| self.doubtful())
     }
 }
@@ -187,11 +187,14 @@ impl RulesAgreement {
         self.forward_more(state.mixed());
     }
 
-    /// Forwards the families that a reply shows to be mixed. To be called before the reply brings a lease.
+    /// Forwards the families that a reply shows to be mixed, or to have had other rules last. To be called before the reply brings a
+    /// lease.
     pub fn hear(&self, registry: &Registry) {
         let Some(content) = &registry.content else { return };
         let state = self.lock();
-        self.forward_more(content.others.iter().flat_map(|other| state.own.differing(other)).collect());
+        let last = content.last.iter().filter(|_| !state.is_settled);
+        let known = content.others.iter().chain(last);
+        self.forward_more(known.flat_map(|other| state.own.differing(other)).collect());
     }
 
     /// Takes in a reply whose marks are applied. Returns the families that are not mixed any more: they are forwarded until
@@ -307,7 +310,9 @@ impl Fleet {
         let now = self.agreement.lock().differing();
         let before = std::mem::replace(&mut self.health().mixed, now.clone());
         self.metrics.mixed_rules.set(i64::try_from(now.len()).unwrap_or(i64::MAX));
-        let list = |families: &BTreeSet<String>| families.iter().cloned().collect::<Vec<_>>().join(", ");
+        let named =
+            |family: &String| if family == UNCLAIMED { "those of no family".to_owned() } else { family.clone() };
+        let list = |families: &BTreeSet<String>| families.iter().map(named).collect::<Vec<_>>().join(", ");
         if now == before {
         } else if now.is_empty() {
             tracing::info!(families = list(&before), "all proxies of the fleet follow the same rules again");
@@ -450,6 +455,12 @@ mod tests {
         let (agreement, now) = (agreement(&[("a", "1"), ("b", "2")]), Instant::now());
         assert_eq!(agreement.to_settle(now, LEASE, OLD_EPOCH), None, "they are not registered");
         reply(&agreement, &registry(7, 7, &["1 2", "1 2 3"], 2), now);
+        assert_eq!(
+            agreement.to_settle(now, LEASE, Duration::ZERO),
+            None,
+            "one has a family that this proxy lacks"
+        );
+        reply(&agreement, &registry(7, 7, &["1 2"], 2), now);
         let (families, revision) = agreement.to_settle(now, LEASE, Duration::ZERO).unwrap();
         assert_eq!((&families, revision), (&set(&[]), 7));
         agreement.settle(&families, 6);
@@ -503,6 +514,17 @@ mod tests {
         assert_eq!(families, set(&["b"]));
         agreement.settle(&families, revision);
         assert!(!agreement.forwarded.are_any());
+    }
+
+    #[test]
+    fn a_member_with_the_same_rules_that_has_not_settled_them_has_invalidated_nothing() {
+        let (agreement, now) = (agreement(&[("a", "1"), ("b", "2")]), Instant::now());
+        let mut registry = registry(8, 8, &["1 2"], 1);
+        registry.content.as_mut().unwrap().last = Some("1 9".to_owned());
+        agreement.hear(&registry);
+        assert_eq!(agreement.forwarded.mixed(), set(&["b"]), "before the reply brings a lease");
+        agreement.take_in(&agreement.registration(), &registry, now);
+        assert_eq!(agreement.to_settle(now, LEASE, OLD_EPOCH), Some((set(&["b"]), 8)));
     }
 
     #[test]
