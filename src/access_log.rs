@@ -1,10 +1,11 @@
 //! One line of the access log: what it says, and its three formats. Pure; [`crate::logs`] writes it.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use http::{HeaderValue, Version};
 use serde::Serialize;
 
@@ -125,7 +126,7 @@ impl AccessEntry {
     fn text(&self, now: DateTime<Utc>) -> String {
         let mut line = String::with_capacity(384);
         let AccessEntry { method, path, status, bytes, family, outcome, cache_status, .. } = self;
-        let time = now.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let time = timestamp(now);
         // Writing to a String cannot fail.
         let _ = write!(line, "{time}  INFO larder::access: method={method} path={path:?} status={status}");
         let _ = write!(line, " bytes={bytes} family={family:?} outcome={outcome:?} cache_status={cache_status:?}");
@@ -157,7 +158,7 @@ impl AccessEntry {
             #[serde(flatten)]
             entry: &'e AccessEntry,
         }
-        let timestamp = now.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let timestamp = timestamp(now);
         let line = Line { timestamp, level: "INFO", target: "larder::access", entry: self };
         serde_json::to_string(&line).unwrap_or_default()
     }
@@ -184,6 +185,22 @@ impl AccessEntry {
     }
 }
 
+/// RFC 3339, with microseconds. What is before the fraction is formatted once a second.
+fn timestamp(now: DateTime<Utc>) -> String {
+    thread_local! {
+        static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != now.timestamp() {
+            (*second, *text) = (now.timestamp(), now.format("%Y-%m-%dT%H:%M:%S").to_string());
+        }
+        let mut digits = itoa::Buffer::new();
+        // The digit in front keeps the zeros.
+        let micros = digits.format(1_000_000 + now.timestamp_subsec_micros() % 1_000_000);
+        [text.as_str(), ".", &micros[1..], "Z"].concat()
+    })
+}
+
 /// Appends a text as Apache does: quotes and backslashes escaped, and what is no printable ASCII as `\xHH`.
 fn escape(line: &mut String, text: &str) {
     for byte in text.bytes() {
@@ -198,6 +215,14 @@ fn escape(line: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339_says() {
+        for micros in [0, 1, 999_999, 1_000_000, 1_000_001, 1_764_419_362_012_345] {
+            let now = DateTime::from_timestamp_micros(micros).unwrap();
+            assert_eq!(timestamp(now), now.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
+        }
+    }
     use std::time::{Duration, UNIX_EPOCH};
 
     fn entry() -> AccessEntry {

@@ -143,27 +143,45 @@ impl Write for Line {
     }
 }
 
+/// Bytes of lines that are written together while more are queued: a system call for each would be most of what a line costs.
+const TOGETHER: usize = 64 << 10;
+
 /// An output, for the thread that writes to it. Logs the number of lost lines once lines are written again.
 struct Output<O> {
     open: fn() -> O,
     name: &'static str,
     counter: &'static OnceLock<ErrorCounter>,
     reported: u64,
+    /// Lines that are not written yet.
+    lines: Vec<u8>,
 }
 
 impl<O> Output<O> {
     fn new(open: fn() -> O, name: &'static str, counter: &'static OnceLock<ErrorCounter>) -> Output<O> {
-        Output { open, name, counter, reported: 0 }
+        Output { open, name, counter, reported: 0, lines: Vec::new() }
+    }
+}
+
+impl<O: Write> Output<O> {
+    fn write_lines(&mut self) -> io::Result<()> {
+        let written = (self.open)().write_all(&self.lines);
+        self.lines.clear();
+        written
     }
 }
 
 impl<O: Write> Write for Output<O> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (self.open)().write(bytes)
+        self.lines.extend_from_slice(bytes);
+        if self.lines.len() >= TOGETHER {
+            self.write_lines()?;
+        }
+        Ok(bytes.len())
     }
 
     /// Called when the queue is empty, so that there is room for the report.
     fn flush(&mut self) -> io::Result<()> {
+        self.write_lines()?;
         let lost = lost_by(self.counter);
         if lost > self.reported {
             let lines = lost - self.reported;
