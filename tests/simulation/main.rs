@@ -169,7 +169,7 @@ const COVERED_WITH_RULES: [&str; 26] = [
 ];
 
 /// How many seeds of runs with mixed rules are tried.
-const SEEDS_WITH_MIXED_RULES: u64 = 300;
+const SEEDS_WITH_MIXED_RULES: u64 = 120;
 
 /// Events that must occur in some run with mixed rules, or these runs show nothing.
 const COVERED_WITH_MIXED_RULES: [&str; 6] = [
