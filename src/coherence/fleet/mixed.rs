@@ -112,9 +112,18 @@ impl State {
         self.differing().into_iter().chain(self.changing.iter().cloned()).collect()
     }
 
+    /// The families that differ from the rules that were settled last. Where those are not known, paths of no family are left out: their
+    /// entries of another epoch are not current, and only a registry that is lost alone, and rules that change at that time, would
+    /// concern others.
+    fn changed_since(&self, last: &str) -> BTreeSet<String> {
+        let is_known = last.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b' ');
+        let differing = self.own.differing(last).into_iter();
+        differing.filter(|family| is_known || family != UNCLAIMED).collect()
+    }
+
     /// The families whose entries may be older than writes that followed other rules.
     fn doubtful(&self) -> BTreeSet<String> {
-        self.last.iter().flat_map(|last| self.own.differing(last)).chain(self.mixed()).collect()
+        self.last.iter().flat_map(|last| self.changed_since(last)).chain(self.mixed()).collect()
     }
 
     /// The families that are to be invalidated now, so that the rules are settled; `None`: they are, or other members may not know
@@ -192,9 +201,10 @@ impl RulesAgreement {
     pub fn hear(&self, registry: &Registry) {
         let Some(content) = &registry.content else { return };
         let state = self.lock();
-        let last = content.last.iter().filter(|_| !state.is_settled);
-        let known = content.others.iter().chain(last);
-        self.forward_more(known.flat_map(|other| state.own.differing(other)).collect());
+        let last = content.last.iter().filter(|_| !state.is_settled).flat_map(|last| state.changed_since(last));
+        self.forward_more(
+            content.others.iter().flat_map(|other| state.own.differing(other)).chain(last).collect(),
+        );
     }
 
     /// Takes in a reply whose marks are applied. Returns the families that are not mixed any more: they are forwarded until
