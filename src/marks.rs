@@ -32,8 +32,8 @@ use std::time::Duration;
 mod held;
 mod soft;
 
+use held::HeldMarks;
 pub use held::HeldTag;
-use held::Registry;
 use soft::Looked;
 
 /// Strictly increasing number of an invalidation: microseconds since 1970 of Redis's clock, or without Redis of the
@@ -263,7 +263,7 @@ pub struct Marks {
     /// Zero, which is no epoch, while the marks change from one epoch to another.
     epoch: AtomicU64,
     sequence: AtomicU64,
-    registry: Registry,
+    registry: HeldMarks,
     /// No entry stamped below it was current when it was raised, whatever its tags.
     floor: AtomicU64,
     /// The highest sequence of any soft invalidation: none of them has invalidated an entry with this stamp or a later one.
@@ -280,7 +280,7 @@ impl Marks {
     /// Without any invalidation in the given epoch. `slots`: for tags that are not held; rounded up to a power of two, 8
     /// bytes each.
     pub fn new(epoch: Epoch, slots: usize) -> Marks {
-        let registry = Registry::new(slots);
+        let registry = HeldMarks::new(slots);
         let root = registry.hold(&Tag::root());
         Marks {
             epoch: AtomicU64::new(epoch.0),
@@ -396,7 +396,7 @@ impl Marks {
         let newest = view.soft.map_or(view.newest, |soft| view.newest.max(soft.newest));
         let is_valid = || self.epoch.load(SeqCst) == view.stamp.epoch.0;
         for held in held.iter().chain([&self.root]) {
-            Registry::confirm(held, view.stamp.sequence, newest, is_valid);
+            HeldMarks::confirm(held, view.stamp.sequence, newest, is_valid);
         }
     }
 

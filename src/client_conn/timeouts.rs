@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_fails_when_the_next_head_does_not_come_in_time_after_a_request() {
+    async fn a_read_fails_when_the_next_head_is_late() {
         const HEAD: Duration = Duration::from_millis(20);
         let conn = ClientConns::new().open(Client::at(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         let (near, mut far) = tokio::io::duplex(64);

@@ -16,7 +16,7 @@
 //!   the invalidation finds the new one; a hold or a release after it moves the raised value.
 //! - A release that is not the last leaves the mark where it is. Of several releases that may be the last, the first under the
 //!   lock moves the value, and only if the tag was not held again.
-//! - Slots only rise, and a mark begins with the value of its slot. The only step down, [`Registry::confirm`], sets what Redis
+//! - Slots only rise, and a mark begins with the value of its slot. The only step down, [`HeldMarks::confirm`], sets what Redis
 //!   has said.
 //! - A new epoch wipes a shard's marks and slots in one step, so values moved before and after are wiped.
 //!
@@ -58,7 +58,7 @@ pub(super) struct Mark {
 }
 
 /// The places of all tags.
-pub(super) struct Registry {
+pub(super) struct HeldMarks {
     shards: Box<[Arc<Shard>]>,
     keys: RandomState,
 }
@@ -70,14 +70,14 @@ struct Places {
     slots: Box<[Sequence]>,
 }
 
-impl Registry {
+impl HeldMarks {
     /// No tag is held. `slots`: rounded up to a power of two, eight bytes each.
-    pub fn new(slots: usize) -> Registry {
+    pub fn new(slots: usize) -> HeldMarks {
         let slots = slots.clamp(1, 1 << 30).next_power_of_two();
         let shards = SHARDS.min(slots);
         let places = || Places { held: HashTable::new(), slots: vec![0; slots / shards].into() };
         let shards = (0..shards).map(|_| Arc::new(Shard(Mutex::new(places())))).collect();
-        Registry { shards, keys: RandomState::new() }
+        HeldMarks { shards, keys: RandomState::new() }
     }
 
     /// Holds a tag: its place is a mark from now on.

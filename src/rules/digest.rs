@@ -179,6 +179,23 @@ mod tests {
     }
 
     #[test]
+    fn secrets_count_where_an_instance_is_the_caller() {
+        let rules = format!(
+            "{RULES}\n[[family]]\nname = \"me\"\npath = '/me'\nttl = \"60s\"\nidentity = \"header:authorization\"\n\
+            instance = {{ user_id = \"identity\" }}\n"
+        );
+        let (families, invalidate) = RULES.split_once("[invalidate]").unwrap();
+        let rules = rules.replace(RULES, families) + "\n[invalidate]" + invalidate;
+        let overrides = Overrides { upstream: Some("http://127.0.0.1:9".to_owned()), ..Overrides::default() };
+        let config = Config::parse(&rules, "rules.toml", &overrides, &|_| None).expect("the rules are good");
+        let with = |secret: &str| {
+            let settings = DigestSettings { of_callers: secret.to_owned(), ..DigestSettings::default() };
+            RulesDigest::of(&config.rules, &settings)
+        };
+        assert!(with("one").differing(&with("other").text()).into_iter().eq(["me".to_owned()]));
+    }
+
+    #[test]
     fn the_order_in_the_file_makes_no_difference() {
         let (head, rules) = RULES.split_once("[invalidate]").unwrap();
         let (one, other) = head.split_at(head.rfind("[[family]]").unwrap());

@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn other_rules_are_settled_when_all_members_know_them_or_hold_no_lease() {
+    fn rules_are_settled_when_members_know_them_or_hold_no_lease() {
         let (agreement, now) = (agreement(&[("a", "1"), ("b", "2")]), Instant::now());
         reply(&agreement, &registry(7, 7, &["1 9"], 1), now);
         assert_eq!(agreement.forwarded.mixed(), set(&["b"]));
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn without_members_what_followed_other_rules_is_invalidated_first() {
+    fn rules_that_were_settled_last_are_compared_without_members() {
         let (agreement, now) = (agreement(&[("a", "1"), ("b", "2")]), Instant::now());
         let mut registry = registry(7, 7, &[], 0);
         registry.content.as_mut().unwrap().last = Some("1 9".to_owned());
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_with_the_same_rules_that_has_not_settled_them_has_invalidated_nothing() {
+    fn unsettled_members_do_not_vouch_for_entries() {
         let (agreement, now) = (agreement(&[("a", "1"), ("b", "2")]), Instant::now());
         let mut registry = registry(8, 8, &["1 2"], 1);
         registry.content.as_mut().unwrap().last = Some("1 9".to_owned());
