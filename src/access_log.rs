@@ -1,7 +1,7 @@
 //! One line of the access log: what it says, and its three formats. Pure; [`crate::logs`] writes it.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -112,81 +112,116 @@ pub fn protocol(version: Version) -> &'static str {
 }
 
 impl AccessEntry {
-    /// The line, with its end.
-    pub fn line(&self, format: AccessFormat, now: SystemTime) -> String {
-        let mut line = match format {
-            AccessFormat::Text => self.text(now.into()),
-            AccessFormat::Json => self.json(now.into()),
-            AccessFormat::Combined => self.combined(now.into()),
-        };
-        line.push('\n');
-        line
+    /// Appends the line, with its end. Without Rust's formatting where each request would pay for it.
+    pub fn write_line(&self, format: AccessFormat, now: SystemTime, line: &mut Vec<u8>) {
+        match format {
+            AccessFormat::Text => self.text(now.into(), line),
+            AccessFormat::Json => self.json(now.into(), line),
+            AccessFormat::Combined => self.combined(now.into(), line),
+        }
+        line.push(b'\n');
     }
 
-    fn text(&self, now: DateTime<Utc>) -> String {
-        let mut line = String::with_capacity(384);
-        let AccessEntry { method, path, status, bytes, family, outcome, cache_status, .. } = self;
-        let time = timestamp(now);
-        // Writing to a String cannot fail.
-        let _ = write!(line, "{time}  INFO larder::access: method={method} path={path:?} status={status}");
-        let _ = write!(line, " bytes={bytes} family={family:?} outcome={outcome:?} cache_status={cache_status:?}");
-        if let Some(tags) = &self.invalidated {
-            let _ = write!(line, " invalidated={tags:?}");
-        }
-        if let Some(reason) = &self.reason {
-            let _ = write!(line, " reason={reason:?}");
+    fn text(&self, now: DateTime<Utc>, line: &mut Vec<u8>) {
+        let AccessEntry { method, path, family, outcome, cache_status, .. } = self;
+        timestamp(now, line);
+        words(line, &["  INFO larder::access: method=", method, " path="]);
+        quoted(line, path);
+        number(line, " status=", self.status.into());
+        number(line, " bytes=", self.bytes);
+        words(line, &[" family="]);
+        quoted(line, family);
+        words(line, &[" outcome="]);
+        quoted(line, outcome);
+        words(line, &[" cache_status="]);
+        quoted(line, cache_status);
+        for (name, text) in [(" invalidated=", self.invalidated.as_deref()), (" reason=", self.reason.as_deref())]
+        {
+            if let Some(text) = text {
+                words(line, &[name]);
+                quoted(line, text);
+            }
         }
         if self.aborted {
-            line.push_str(" aborted=true");
+            words(line, &[" aborted=true"]);
         }
-        let _ = write!(line, " micros={} total_micros={}", self.micros, self.total_micros);
+        number(line, " micros=", self.micros);
+        number(line, " total_micros=", self.total_micros);
         if let Some(micros) = self.upstream_micros {
-            let _ = write!(line, " upstream_micros={micros}");
+            number(line, " upstream_micros=", micros);
         }
         if let Some(client) = self.client {
-            let _ = write!(line, " client={client} host={:?} request_id={}", self.host, self.request_id);
+            words(line, &[" client="]);
+            address(line, client);
+            words(line, &[" host="]);
+            quoted(line, &self.host);
+            words(line, &[" request_id=", &self.request_id]);
         }
-        line
     }
 
-    fn json(&self, now: DateTime<Utc>) -> String {
-        #[derive(Serialize)]
-        struct Line<'e> {
-            timestamp: String,
-            level: &'static str,
-            target: &'static str,
-            #[serde(flatten)]
-            entry: &'e AccessEntry,
-        }
-        let timestamp = timestamp(now);
-        let line = Line { timestamp, level: "INFO", target: "larder::access", entry: self };
-        serde_json::to_string(&line).unwrap_or_default()
+    fn json(&self, now: DateTime<Utc>, line: &mut Vec<u8>) {
+        words(line, &["{\"timestamp\":\""]);
+        timestamp(now, line);
+        words(line, &["\",\"level\":\"INFO\",\"target\":\"larder::access\","]);
+        let at = line.len();
+        // Writing to a Vec cannot fail, and all keys are texts.
+        let _ = serde_json::to_writer(&mut *line, self);
+        // The object goes on.
+        line.remove(at);
     }
 
-    fn combined(&self, now: DateTime<Utc>) -> String {
-        let mut line = String::with_capacity(256);
+    fn combined(&self, now: DateTime<Utc>, line: &mut Vec<u8>) {
         match self.client {
-            Some(client) => drop(write!(line, "{client}")),
-            None => line.push('-'),
+            Some(client) => address(line, client),
+            None => line.push(b'-'),
         }
         let _ = write!(line, " - - [{}] \"", now.format("%d/%b/%Y:%H:%M:%S %z"));
-        escape(&mut line, &self.method);
+        escape(line, &self.method);
         if !self.protocol.is_empty() {
-            line.push(' ');
-            escape(&mut line, &self.path);
-            let _ = write!(line, " {}", self.protocol);
+            line.push(b' ');
+            escape(line, &self.path);
+            words(line, &[" ", self.protocol]);
         }
-        let _ = write!(line, "\" {} {} \"", self.status, self.bytes);
-        escape(&mut line, self.referer.as_deref().unwrap_or("-"));
-        line.push_str("\" \"");
-        escape(&mut line, self.user_agent.as_deref().unwrap_or("-"));
-        line.push('"');
-        line
+        number(line, "\" ", self.status.into());
+        number(line, " ", self.bytes);
+        words(line, &[" \""]);
+        escape(line, self.referer.as_deref().unwrap_or("-"));
+        words(line, &["\" \""]);
+        escape(line, self.user_agent.as_deref().unwrap_or("-"));
+        line.push(b'"');
     }
 }
 
-/// RFC 3339, with microseconds. What is before the fraction is formatted once a second.
-fn timestamp(now: DateTime<Utc>) -> String {
+fn words(line: &mut Vec<u8>, texts: &[&str]) {
+    texts.iter().for_each(|text| line.extend_from_slice(text.as_bytes()));
+}
+
+fn number(line: &mut Vec<u8>, name: &str, value: u64) {
+    words(line, &[name, itoa::Buffer::new().format(value)]);
+}
+
+fn address(line: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, rest @ ..] = address.octets();
+            number(line, "", first.into());
+            rest.into_iter().for_each(|octet| number(line, ".", octet.into()));
+        }
+        IpAddr::V6(address) => drop(write!(line, "{address}")),
+    }
+}
+
+/// Appends a text in quotes, as Rust's `{:?}` writes it.
+fn quoted(line: &mut Vec<u8>, text: &str) {
+    let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'));
+    match is_plain {
+        true => words(line, &["\"", text, "\""]),
+        false => drop(write!(line, "{text:?}")),
+    }
+}
+
+/// Appends a time (RFC 3339) with microseconds. What is before the fraction is formatted once a second.
+fn timestamp(now: DateTime<Utc>, line: &mut Vec<u8>) {
     thread_local! {
         static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
     }
@@ -197,16 +232,16 @@ fn timestamp(now: DateTime<Utc>) -> String {
         let mut digits = itoa::Buffer::new();
         // The digit in front keeps the zeros.
         let micros = digits.format(1_000_000 + now.timestamp_subsec_micros() % 1_000_000);
-        [text.as_str(), ".", &micros[1..], "Z"].concat()
-    })
+        words(line, &[text, ".", &micros[1..], "Z"]);
+    });
 }
 
 /// Appends a text as Apache does: quotes and backslashes escaped, and what is no printable ASCII as `\xHH`.
-fn escape(line: &mut String, text: &str) {
+fn escape(line: &mut Vec<u8>, text: &str) {
     for byte in text.bytes() {
         match byte {
-            b'"' | b'\\' => line.extend(['\\', byte.into()]),
-            b' '..=b'~' => line.push(byte.into()),
+            b'"' | b'\\' => line.extend([b'\\', byte]),
+            b' '..=b'~' => line.push(byte),
             byte => drop(write!(line, "\\x{byte:02x}")),
         }
     }
@@ -215,15 +250,30 @@ fn escape(line: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
 
     #[test]
     fn times_are_written_as_rfc_3339_says() {
         for micros in [0, 1, 999_999, 1_000_000, 1_000_001, 1_764_419_362_012_345] {
-            let now = DateTime::from_timestamp_micros(micros).unwrap();
-            assert_eq!(timestamp(now), now.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
+            let (now, mut text) = (DateTime::from_timestamp_micros(micros).unwrap(), Vec::new());
+            timestamp(now, &mut text);
+            assert_eq!(text, now.to_rfc3339_opts(chrono::SecondsFormat::Micros, true).into_bytes());
         }
     }
-    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn texts_and_addresses_are_written_as_rust_formats_them() {
+        for text in ["", "/users/7?a=b c", "a\"b", "\\", "\n", "\u{7f}", "ä", "a'b"] {
+            let mut line = Vec::new();
+            quoted(&mut line, text);
+            assert_eq!(line, format!("{text:?}").into_bytes());
+        }
+        for ip in ["0.0.0.0", "192.0.2.1", "255.255.255.255", "::1", "2001:db8::7"] {
+            let mut line = Vec::new();
+            address(&mut line, ip.parse().unwrap());
+            assert_eq!(line, ip.as_bytes());
+        }
+    }
 
     fn entry() -> AccessEntry {
         AccessEntry {
@@ -246,7 +296,9 @@ mod tests {
     }
 
     fn line(entry: &AccessEntry, format: AccessFormat) -> String {
-        entry.line(format, UNIX_EPOCH + Duration::from_micros(1_796_000_000_000_001))
+        let mut line = Vec::new();
+        entry.write_line(format, UNIX_EPOCH + Duration::from_micros(1_796_000_000_000_001), &mut line);
+        String::from_utf8(line).unwrap()
     }
 
     #[test]

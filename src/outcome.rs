@@ -3,8 +3,6 @@
 
 use std::fmt;
 
-use http::HeaderValue;
-
 /// Why a request was forwarded to upstream (RFC 9211 §2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fwd {
@@ -210,23 +208,15 @@ impl Outcome {
 /// The member that Larder appends to `Cache-Status`.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut written = Ok(());
-        self.parts(|part| written = written.and_then(|()| f.write_str(part)));
-        written
+        f.write_str(&self.text())
     }
 }
 
 impl Outcome {
-    /// The value of `Cache-Status`. Never `None`: the text is printable ASCII.
-    pub fn field_value(&self) -> Option<HeaderValue> {
+    /// The member, in printable ASCII. Every response has it, and Rust's formatting would be a large part of what a hit costs.
+    pub fn text(&self) -> String {
         let mut text = String::with_capacity(64);
-        self.parts(|part| text.push_str(part));
-        HeaderValue::from_str(&text).ok()
-    }
-
-    /// Calls `push` with the parts of its text, in order. Every response has this text, and Rust's formatting would be a large part
-    /// of what a hit costs.
-    fn parts(&self, mut push: impl FnMut(&str)) {
+        let mut push = |part: &str| text.push_str(part);
         let mut number = itoa::Buffer::new();
         push("larder");
         match (self.kind, self.fwd) {
@@ -263,6 +253,7 @@ impl Outcome {
             push(&key.replace('\\', "\\\\").replace('"', "\\\""));
             push("\"");
         }
+        text
     }
 }
 
@@ -296,7 +287,7 @@ mod tests {
         ];
         for (outcome, expected) in rows {
             assert_eq!(outcome.to_string(), expected);
-            assert_eq!(outcome.field_value().unwrap(), expected);
+            assert_eq!(outcome.text(), expected);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{TE, TRAILER};
-use http::{HeaderName, Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -56,7 +56,8 @@ pub fn handle(
     Handled::Later(Box::pin(async move {
         let answered = match work {
             Work::Answered(answered) => answered,
-            Work::Pending(pending) => read::answer_later(&running, pending).await,
+            // In a box: it is larger than all the rest, and all is copied.
+            Work::Pending(pending) => Box::pin(read::answer_later(&running, pending)).await,
             Work::Other(work) => work.await,
         };
         record.explained_response(&running, answered).await
@@ -300,12 +301,13 @@ impl Record {
         if self.request_id.is_of_client() || self.unlogged.is_some() || !outcome.is_immediate() {
             self.request_id.set(response.headers_mut());
         }
+        let is_told = running.config.server.cache_status != CacheStatus::Off;
+        let text = if is_told || self.unlogged.is_some() { outcome.text() } else { String::new() };
         if let Some(unlogged) = &mut self.unlogged {
-            unlogged.answered(&outcome, &outcome.to_string(), &counters.family, took);
+            unlogged.answered(&outcome, &text, &counters.family, took);
         }
-        if running.config.server.cache_status != CacheStatus::Off
-            && let Some(value) = outcome.field_value()
-        {
+        // It is printable ASCII.
+        if is_told && let Ok(value) = HeaderValue::from_str(&text) {
             // RFC 9211 §2: appended after the members of caches nearer to the origin.
             response.headers_mut().append(CACHE_STATUS, value);
         }

@@ -58,10 +58,10 @@ impl RequestId {
 
 /// The number as 32 hexadecimal digits.
 fn digits(number: u128) -> [u8; 32] {
-    let mut at = 128;
-    std::array::from_fn(|_| {
-        at -= 4;
-        b"0123456789abcdef"[(number >> at) as usize & 0xf]
+    let bytes = number.to_be_bytes();
+    std::array::from_fn(|at| {
+        let byte = bytes[at / 2];
+        b"0123456789abcdef"[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 0xf })]
     })
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RequestId::Client(value) => f.write_str(value.to_str().unwrap_or_default()),
-            RequestId::Made(number) => write!(f, "{number:032x}"),
+            RequestId::Made(number) => f.write_str(str::from_utf8(&digits(*number)).unwrap_or_default()),
         }
     }
 }
