@@ -50,6 +50,7 @@ mod refuse;
 mod streams;
 mod tracked;
 mod turns;
+mod workers;
 
 use admission::{Admission, Held, Ticket};
 use descriptors::Fit;
@@ -60,6 +61,7 @@ use linger::{LastRequest, Linger};
 use refuse::Refuser;
 use streams::{Runner, Streams};
 use tracked::Tracked;
+use workers::Workers;
 
 /// Most concurrent streams of an HTTP/2 connection: RFC 9113 §6.5.2 recommends at least 100.
 const STREAMS: u32 = 100;
@@ -117,6 +119,8 @@ pub enum ServeError {
     StoreSetup(#[from] SetupFault),
     #[error(transparent)]
     Store(#[from] ConnectFault),
+    #[error("cannot start the threads that serve connections: {0}")]
+    Workers(#[source] io::Error),
 }
 
 impl Listeners {
@@ -161,8 +165,18 @@ pub enum Ended {
 
 /// Serves until `shutdown` resolves, then drains for at most `drain_timeout`: accepted requests are answered, and writes in
 /// progress are finished together with their invalidations.
-pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Ended {
+///
+/// # Errors
+///
+/// The threads that serve connections cannot be started.
+pub async fn run(
+    running: Arc<Running>,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Ended, ServeError> {
     let stop = CancellationToken::new();
+    // Until the last write is answered: it may go on without its connection.
+    let workers = Arc::new(Workers::start().map_err(ServeError::Workers)?);
     let watching = watch::watch(&running);
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
     let warmed = Arc::clone(&running);
@@ -181,7 +195,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
-    let public = tokio::spawn(accept(Arc::clone(&running), listeners.public, stop.clone()));
+    let public = tokio::spawn(accept(Arc::clone(&running), listeners.public, Arc::clone(&workers), stop.clone()));
     shutdown.await;
     tracing::info!("shutting down: finishing requests and writes");
     stop.cancel();
@@ -191,10 +205,10 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     if let Some(traces) = &running.traces {
         traces.finish().await;
     }
-    match running.cache.undelivered() {
+    Ok(match running.cache.undelivered() {
         0 => Ended::Clean,
         tags => Ended::Undelivered(tags),
-    }
+    })
 }
 
 fn monitor(running: &Arc<Running>) -> AbortOnDropHandle<()> {
@@ -261,7 +275,7 @@ fn fit(server: &ServerConfig) -> Result<Fit, descriptors::TooFew> {
 }
 
 /// Accepts until `stop`, then waits for the connections to finish.
-async fn accept(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
+async fn accept(running: Arc<Running>, listener: TcpListener, workers: Arc<Workers>, stop: CancellationToken) {
     let server = &running.config.server;
     // `assemble` has checked this; the limit may have been lowered since.
     let fit = fit(server).unwrap_or_else(|fault| Fit { connections: fault.room.max(1), streams: 0 });
@@ -295,7 +309,11 @@ async fn accept(running: Arc<Running>, listener: TcpListener, stop: Cancellation
         match admission.admit(peer.ip()).await {
             Ok(ticket) => {
                 let (running, end) = (Arc::clone(&running), stop.child_token());
-                connections.spawn(async move { connection(&running, stream, peer.ip(), end, ticket).await });
+                let serve =
+                    move |stream| async move { connection(&running, stream, peer.ip(), end, ticket).await };
+                if let Err(error) = workers.serve(&connections, stream, serve) {
+                    tracing::warn!(%error, "cannot serve a connection");
+                }
             }
             Err(over) => refuser.refuse(stream, over),
         }

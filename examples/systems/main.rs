@@ -68,6 +68,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let running = larder::server::assemble(config).await?;
     println!("{name}: the API is on http://{address}, Larder on http://{public}, its admin on http://{admin}");
     println!("examples/{name}/README.md says what to try; Ctrl-C ends it");
-    larder::server::run(running, listeners, async { drop(tokio::signal::ctrl_c().await) }).await;
+    larder::server::run(running, listeners, async { drop(tokio::signal::ctrl_c().await) }).await?;
     Ok(())
 }

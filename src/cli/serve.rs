@@ -10,10 +10,6 @@ use crate::logs::Logs;
 use crate::rules::Warning;
 use crate::server::{self, Ended, Listeners, ServeError, descriptors};
 
-/// After how many tasks a worker takes one of the global queue first. A worker's own queue has 256 places; with more connections ready at
-/// once, tokio moves half of it to the global one, where by default only each 61st task comes from while a worker has others.
-const GLOBAL_QUEUE: u32 = 3;
-
 pub(super) fn serve(arguments: ServeArguments) -> u8 {
     let json = arguments.json;
     let (file, overrides) = match arguments.sources.overrides() {
@@ -47,9 +43,7 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
     if let Err(error) = descriptors::raise() {
         tracing::warn!(%error, "cannot raise the soft limit of open files to the hard limit");
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().global_queue_interval(GLOBAL_QUEUE).enable_all().build();
-    let runtime = match runtime {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("cannot start: {error}"), 1),
     };
@@ -85,7 +79,7 @@ async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
     }
     // With many families this takes seconds. Shutdown does not wait for it.
     std::thread::spawn(move || warn_of_rules(file.as_deref(), &overrides));
-    match server::run(running, listeners, stopped).await {
+    match server::run(running, listeners, stopped).await? {
         Ended::Clean => Ok(()),
         Ended::Undelivered(tags) => Err(ServeError::Undelivered(tags)),
     }

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, Response};
@@ -46,6 +47,8 @@ pub(super) struct UpstreamConn {
     traffic: Arc<Traffic>,
     /// The task that drives it.
     task: AbortHandle,
+    /// The thread of that task, if its runtime has only one.
+    thread: ThreadId,
     probe: SocketProbe,
     /// How its last response ended; `None` before the first one.
     last: Option<Ending>,
@@ -101,12 +104,18 @@ impl UpstreamConn {
             }
         })
         .abort_handle();
-        Ok(UpstreamConn { sender, traffic, task, probe, last: None, responses: 0, peer, keep_alive: None })
+        let thread = thread::current().id();
+        Ok(UpstreamConn { sender, traffic, task, thread, probe, last: None, responses: 0, peer, keep_alive: None })
     }
 
     /// Aborts the connection, and any request on it.
     pub fn task(&self) -> AbortHandle {
         self.task.clone()
+    }
+
+    /// The thread that it was made in.
+    pub fn thread(&self) -> ThreadId {
+        self.thread
     }
 
     /// Upstream's address, if known.

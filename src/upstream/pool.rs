@@ -16,6 +16,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use http::Uri;
@@ -34,6 +35,8 @@ use super::suspects::{Suspects, Waiting};
 const MARGIN: Duration = Duration::from_secs(1);
 /// Least rest of a connection. Each resting connection costs one more connection.
 const REST: Duration = Duration::from_millis(50);
+/// So many connections are looked at for one of the same thread.
+const LOOKED_AT: usize = 16;
 /// Time for which upstream is distrusted after stray bytes.
 const DISTRUST: Duration = Duration::from_secs(600);
 
@@ -106,6 +109,8 @@ impl Addresses {
 struct Idle<C> {
     conn: C,
     since: Instant,
+    /// The thread that it was made in.
+    thread: ThreadId,
 }
 
 /// Connections that are ready for a request, and those that rest before.
@@ -135,11 +140,14 @@ impl<C> Queue<C> {
         }
     }
 
-    fn take(&mut self, now: Instant) -> Option<Idle<C>> {
+    /// Preferably one that was made in this thread: a response that another thread reads has to be passed on to this one.
+    fn take(&mut self, now: Instant, here: ThreadId) -> Option<Idle<C>> {
         while self.resting.front().is_some_and(|idle| idle.has_rested(now)) {
             self.ready.extend(self.resting.pop_front());
         }
-        self.ready.pop()
+        let last = self.ready.len().checked_sub(1)?;
+        let at = (0..=last).rev().take(LOOKED_AT).find(|at| self.ready[*at].thread == here).unwrap_or(last);
+        Some(self.ready.remove(at))
     }
 
     fn retain(&mut self, is_good: impl Fn(&Idle<C>) -> bool) {
@@ -283,7 +291,7 @@ impl Shared {
         let mut state = self.lock();
         self.refresh_addresses(&mut state, now);
         let State { idle, distrust, addresses, .. } = &mut *state;
-        while let Some(mut idle) = idle.take(now) {
+        while let Some(mut idle) = idle.take(now, thread::current().id()) {
             if idle.is_good(&self.limits, distrust, addresses, now) {
                 if idle.has_rested(now) {
                     idle.conn.note_rest();
@@ -296,7 +304,7 @@ impl Shared {
 
     fn put(self: &Arc<Shared>, conn: UpstreamConn) {
         let now = Instant::now();
-        let idle = Idle { conn, since: now };
+        let idle = Idle { thread: conn.thread(), conn, since: now };
         let mut state = self.lock();
         self.refresh_addresses(&mut state, now);
         let is_good = idle.is_good(&self.limits, &state.distrust, &state.addresses, now);
@@ -375,9 +383,10 @@ mod tests {
     fn a_resting_connection_is_taken_only_after_its_rest() {
         let now = Instant::now();
         let mut queue = Queue::default();
-        queue.put(Idle { conn: "rests", since: now }, true);
-        queue.put(Idle { conn: "ready", since: now }, false);
-        let mut take = |later| queue.take(now + later).map(|idle| idle.conn);
+        let here = thread::current().id();
+        queue.put(Idle { conn: "rests", since: now, thread: here }, true);
+        queue.put(Idle { conn: "ready", since: now, thread: here }, false);
+        let mut take = |later| queue.take(now + later, here).map(|idle| idle.conn);
         let moment = Duration::from_millis(1);
         assert_eq!(take(Duration::ZERO), Some("ready"));
         assert_eq!(take(REST - moment), None);
@@ -389,12 +398,24 @@ mod tests {
     fn the_most_recently_used_connection_is_taken_first() {
         let now = Instant::now();
         let mut queue = Queue::default();
+        let here = thread::current().id();
         for conn in 0..3 {
-            queue.put(Idle { conn, since: now }, false);
+            queue.put(Idle { conn, since: now, thread: here }, false);
         }
         queue.retain(|idle| idle.conn != 1);
         assert_eq!(queue.len(), 2);
-        assert_eq!([queue.take(now), queue.take(now)].map(|idle| idle.unwrap().conn), [2, 0]);
+        assert_eq!([queue.take(now, here), queue.take(now, here)].map(|idle| idle.unwrap().conn), [2, 0]);
+    }
+
+    #[test]
+    fn a_connection_of_the_same_thread_is_taken_before_others() {
+        let (now, here) = (Instant::now(), thread::current().id());
+        let there = thread::spawn(|| thread::current().id()).join().unwrap();
+        let mut queue = Queue::default();
+        for (conn, thread) in [(0, here), (1, there), (2, here), (3, there)] {
+            queue.put(Idle { conn, since: now, thread }, false);
+        }
+        assert_eq!([here, here, here, there].map(|thread| queue.take(now, thread).unwrap().conn), [2, 0, 3, 1]);
     }
 
     #[test]
