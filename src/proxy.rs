@@ -25,6 +25,7 @@ mod cache_request;
 mod content;
 mod debug;
 mod decide;
+mod detach;
 pub mod explain;
 mod fetch;
 mod forward;
@@ -136,7 +137,7 @@ impl ClientRequest {
         if self.trailers {
             // RFC 9110 §10.1.4: `TE` is for the next hop, so that `Connection` names it.
             fields.insert(TE, HeaderValue::from_static("trailers"));
-            headers::append_member(&mut fields, CONNECTION, "te");
+            headers::append_member(&mut fields, CONNECTION, HeaderValue::from_static("te"));
         }
         if self.version == Version::HTTP_10 {
             // RFC 9110 §10.1.1: HTTP/1.0 has no 100.

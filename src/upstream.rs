@@ -67,7 +67,7 @@ pub struct Upstream {
     pool: Pool,
     host: HostField,
     /// Upstream's own addresses: hosts with their ports, unless those are the default.
-    addresses: Vec<String>,
+    addresses: Arc<[String]>,
     places: Places,
     /// Requests that were sent, repetitions on another connection not counted.
     sent: AtomicU64,
@@ -149,7 +149,7 @@ impl Upstream {
         Ok(Upstream {
             pool: Pool::new(connector, url.clone(), limits, names),
             host: host(&server.host, authority),
-            addresses: addresses(url, &server.host),
+            addresses: addresses(url, &server.host).into(),
             places: Places::new(server),
             sent: AtomicU64::new(0),
             failures: cause::Failures::default(),
@@ -165,7 +165,7 @@ impl Upstream {
     }
 
     /// Upstream's own addresses: hosts with their ports, unless those are the default.
-    pub fn addresses(&self) -> &[String] {
+    pub fn addresses(&self) -> &Arc<[String]> {
         &self.addresses
     }
 

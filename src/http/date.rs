@@ -61,7 +61,9 @@ const FAR_FUTURE: Duration = Duration::from_secs(50 * YEAR);
 /// The time of a value in a message received at `received`. A two-digit year that would be more than fifty years
 /// ahead is the latest past year with these digits (RFC 9110 §5.6.7). So is one whose weekday fits only that year.
 fn parse_received(value: &HeaderValue, time: SystemTime) -> Option<SystemTime> {
-    let text = recased(value.to_str().ok()?);
+    let text = value.to_str().ok()?;
+    // Only the format with a two-digit year has hyphens.
+    let text = if text.contains('-') { recased(text) } else { return parse(value) };
     let Some(dated) = Rfc850::parse(&text) else {
         return parse(value);
     };

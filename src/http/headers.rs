@@ -252,7 +252,7 @@ pub fn add_via(headers: &mut HeaderMap, received: Version) {
         Version::HTTP_3 => "3 larder",
         _ => "1.1 larder",
     };
-    append_member(headers, VIA, member);
+    append_member(headers, VIA, HeaderValue::from_static(member));
 }
 
 /// Parses a field line: `Name: value`. `None` if it is invalid.
@@ -282,11 +282,19 @@ pub fn add_forwarded(headers: &mut HeaderMap, policy: ForwardedPolicy, client: I
     // A dual-stack listener shows an IPv4 client as ::ffff:192.0.2.1.
     let client = text_of_address(client.to_canonical());
     let tells_scheme = claims::tell_scheme(headers);
-    append_member(headers, FORWARDED, &forwarded_element(&client, target));
-    append_member(headers, X_FORWARDED_FOR, &client);
-    set_if_missing(headers, X_FORWARDED_HOST, &target.host);
+    let element = forwarded_element(&client, target);
+    for (name, member) in [(FORWARDED, element), (X_FORWARDED_FOR, client)] {
+        if let Ok(member) = HeaderValue::try_from(member) {
+            append_member(headers, name, member);
+        }
+    }
+    if let (Entry::Vacant(field), Ok(host)) =
+        (headers.entry(X_FORWARDED_HOST), HeaderValue::from_str(&target.host))
+    {
+        field.insert(host);
+    }
     if !tells_scheme {
-        set_if_missing(headers, X_FORWARDED_PROTO, target.scheme);
+        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(target.scheme));
     }
 }
 
@@ -365,10 +373,7 @@ impl LoopMark {
 
     /// Adds the id to a request for upstream.
     pub fn add(&self, headers: &mut HeaderMap) {
-        match self.member.to_str() {
-            Ok(member) if headers.contains_key(CDN_LOOP) => append_member(headers, CDN_LOOP, member),
-            _ => drop(headers.insert(CDN_LOOP, self.member.clone())),
-        }
+        append_member(headers, CDN_LOOP, self.member.clone());
     }
 
     /// Whether this process forwarded the request before.
@@ -422,13 +427,9 @@ pub fn take_hop(headers: &mut HeaderMap) -> Hops {
 }
 
 /// Adds a member to a list field and joins its lines, since many recipients read only one line.
-pub fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+pub fn append_member(headers: &mut HeaderMap, name: HeaderName, member: HeaderValue) {
     match headers.entry(name) {
-        Entry::Vacant(field) => {
-            if let Ok(line) = HeaderValue::from_str(member) {
-                field.insert(line);
-            }
-        }
+        Entry::Vacant(field) => drop(field.insert(member)),
         Entry::Occupied(mut field) => {
             let known = field.iter().map(HeaderValue::as_bytes);
             let lines: Vec<&[u8]> = known.chain([member.as_bytes()]).collect();
@@ -436,12 +437,6 @@ pub fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &str) {
                 field.insert(line);
             }
         }
-    }
-}
-
-fn set_if_missing(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let (Entry::Vacant(field), Ok(value)) = (headers.entry(name), HeaderValue::from_str(value)) {
-        field.insert(value);
     }
 }
 

@@ -1,5 +1,4 @@
-//! Leads or follows a coalesced fetch, and answers from its outcome. The fetch itself runs in a task of its own (`task`), which goes
-//! on if this client leaves.
+//! Leads or follows a coalesced fetch, and answers from its outcome. The fetch itself (`task`) goes on if this client leaves.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::cache_request::CacheRequest;
 use super::decide::{self, MissReason, StaleReason};
+use super::detach::Detachable;
 use super::respond::{self, from_stored, is_known, is_known_entry};
 use super::share::share;
 use super::{Answered, failed, storing};
@@ -116,6 +116,16 @@ fn join(running: &Running, request: &CacheRequest, key: KeyHash, view: Option<&M
     }
 }
 
+/// Not in [`lead`], whose future would have room for the future of the fetch, and be copied with it.
+fn begin(
+    running: &Arc<Running>,
+    context: FetchContext,
+    permit: FetchPermit,
+    give: oneshot::Sender<LeaderOnly>,
+) -> Detachable<()> {
+    Detachable::new(&running.tasks, run(Arc::clone(running), context, permit, Some(give)))
+}
+
 async fn lead(
     running: &Arc<Running>,
     request: &Arc<CacheRequest>,
@@ -124,11 +134,10 @@ async fn lead(
     (permit, share): (FetchPermit, Option<Share>),
 ) -> Result<Answered, Retry> {
     let fetch = permit.fetch();
-    let (give, take) = oneshot::channel();
+    let (give, mut take) = oneshot::channel();
     let context = FetchContext::new(request, request.client_request.sharer(running), lookup, miss.stale.clone());
-    // In a box: the future is large, and a task's future is copied several times.
-    running.tasks.spawn(Box::pin(run(Arc::clone(running), context, permit, Some(give))));
-    let outcome = match slow::or_stale(running, request, miss, fetch.outcome()).await {
+    let mut work = begin(running, context, permit, give);
+    let outcome = match work.until(slow::or_stale(running, request, miss, fetch.outcome())).await {
         Ok(outcome) => outcome,
         Err(stale) => {
             // A fetch that nobody waits for is abandoned while it waits for a place at upstream.
@@ -140,7 +149,8 @@ async fn lead(
             };
         }
     };
-    Ok(match (outcome, take.await.ok()) {
+    // It was given before the outcome was published.
+    Ok(match (outcome, take.try_recv().ok()) {
         (FetchOutcome::Streaming(head, _), Some(LeaderOnly::Reader(reader, own))) => {
             let mut answered = stream(running, request, miss, &head, reader, false).await;
             answered.response.headers_mut().extend(own);

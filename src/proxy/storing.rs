@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, DATE};
+use http::header::{AGE, CONTENT_ENCODING, CONTENT_LENGTH, DATE, ETAG, LAST_MODIFIED, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::cache_request::CacheRequest;
@@ -160,10 +160,11 @@ pub(super) fn place(
     running: &Running,
     request: &CacheRequest,
     hash: KeyHash,
-    freshness: &Freshness,
-    fields: &HeaderMap,
+    response: &entry::Response,
 ) -> Placement {
-    let keep = freshness.keep_for(running.cache.now(), validation::has_validator(fields));
+    let may_have = [ETAG, LAST_MODIFIED].iter().any(|name| response.headers.get(name).is_some());
+    let has_validator = may_have && validation::has_validator(&response.own_headers());
+    let keep = response.freshness.keep_for(running.cache.now(), has_validator);
     Placement { hash, label: request.label(), keep, compress_above: request.compress_above() }
 }
 
@@ -192,8 +193,15 @@ fn known(
     })
 }
 
+/// The request fields that a stored response names in its `Vary`. Most name none.
+fn named(response: &entry::Response) -> Vec<HeaderName> {
+    let may_name = [VARY, CONTENT_ENCODING].iter().any(|name| response.headers.get(name).is_some());
+    if may_name { Vary::parse(&response.headers.to_map(0)).into_names() } else { Vec::new() }
+}
+
 /// The fields that select the variant of a response: those that it varies on, and those that stored variants vary on. A response
-/// without `Vary` is for requests with the same values of the fields that others name (RFC 9111 §4.1).
+/// without `Vary` is for requests with the same values of the fields that others name (RFC 9111 §4.1). `named`: by its own `Vary`, in
+/// which `*` is never storable.
 ///
 /// # Errors
 ///
@@ -201,10 +209,8 @@ fn known(
 fn selecting_fields(
     known: Option<&KnownVariants>,
     is_error: bool,
-    fields: &HeaderMap,
+    named: Vec<HeaderName>,
 ) -> Result<Vec<HeaderName>, Reason> {
-    // `*` is never storable, so it does not come here.
-    let named = Vary::parse(fields).into_names();
     let Some(KnownVariants { variants, is_current }) = known else { return Ok(named) };
     match variants.widened(&named, is_error && *is_current) {
         Some(all) => Ok(all),
@@ -222,7 +228,8 @@ pub(super) fn varies_on(
     fields: &HeaderMap,
 ) -> Result<Vec<HeaderName>, Reason> {
     let is_error = status.is_client_error() || status.is_server_error();
-    selecting_fields(known(running, primary, vary_index, view).as_ref(), is_error, fields)
+    let named = Vary::parse(fields).into_names();
+    selecting_fields(known(running, primary, vary_index, view).as_ref(), is_error, named)
 }
 
 /// Sets what clients and CDNs are told of their caches (`client_cache_control`, `cdn_cache_control`). Returns upstream's values if they were replaced.
@@ -310,14 +317,13 @@ impl CompleteResponse<'_> {
         let CompleteResponse { request, primary, vary_index, stamp, view, tags, response } = self;
         // Another variant may have come since the lookup.
         let known = known(running, primary, vary_index, view);
-        let fields = response.headers.to_map(0);
-        let Ok(on) = selecting_fields(known.as_ref(), response.is_error(), &fields) else {
-            let named = Vary::parse(&fields).into_names();
+        let named = named(&response);
+        let Ok(on) = selecting_fields(known.as_ref(), response.is_error(), named.clone()) else {
             let text = primary.variant(&named, &request.client_request.headers).text.into();
             let entry = Entry { text, stamp, tags, content: Content::Response(response) };
             return (Arc::new(entry), StoredEntries::default());
         };
-        let place = place(running, request, primary.hash, &response.freshness, &response.own_headers());
+        let place = place(running, request, primary.hash, &response);
         let (label, keep) = (place.label.clone(), place.keep);
         let put = |text: &str, tags, content, hash, keep| {
             let place = Placement { hash, keep, ..place.clone() };

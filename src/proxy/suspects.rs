@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::write::invalidations;
+use super::write::{UpstreamHosts, invalidations};
 use crate::http::headers::{Meant, is_safe};
 use crate::http::invalidation::WriteEnd;
 use crate::http::target::{PathCase, Target};
@@ -52,7 +52,8 @@ fn invalidated_by(
         // Its fields may have named another method.
         let matches = rules.invalidated_by_any(&Meant::Any, &targets, WriteValues::UNKNOWN);
         let no_answer = (WriteEnd::NoAnswer, &HeaderMap::new());
-        let what = invalidations(&targets, &matches, no_answer, &[], Some(reinvalidate_after));
+        let what =
+            invalidations(&targets, &matches, no_answer, &UpstreamHosts::default(), Some(reinvalidate_after));
         tags.extend(what.tags);
         what.again.into_iter().for_each(|it| again.entry(it.after).or_default().extend(it.tags));
     }

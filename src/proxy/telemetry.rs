@@ -61,8 +61,11 @@ impl ClientRequest {
         let trace = self.telemetry.as_ref().and_then(|telemetry| telemetry.trace.as_ref());
         let step = trace.map(|trace| trace.upstream(method, &mut fields));
         let start = Instant::now();
-        let answer = upstream.send_from(place, method, &path, fields, body, self.interim.clone()).await;
+        let mut answer = upstream.send_from(place, method, &path, fields, body, self.interim.clone()).await;
         let took = start.elapsed();
+        if let Ok(answer) = &mut answer {
+            answer.body_mut().settle().await;
+        }
         running.metrics.upstream_answered(answer.as_ref().err().map(|error| error.token()), took);
         if let Some(step) = step {
             step.note(answer.as_ref().map(Response::status).map_err(|error| error.token()));

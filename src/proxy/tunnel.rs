@@ -74,7 +74,7 @@ pub(super) async fn tunnel(
         Err(refused) => return *refused,
     };
     let mut fields = http.for_passing(running);
-    headers::append_member(&mut fields, CONNECTION, "upgrade");
+    headers::append_member(&mut fields, CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(UPGRADE, offer.protocols);
     let sent = http.send(running, None, &http.method, fields, http.content(body)).await;
     let response = match sent {

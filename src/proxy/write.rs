@@ -1,5 +1,5 @@
-//! Writes: record the intent, forward, invalidate, wait until no proxy can serve what was invalidated, answer. A write runs in a task
-//! that outlives its client, since upstream may carry out a write whose client has left.
+//! Writes: record the intent, forward, invalidate, wait until no proxy can serve what was invalidated, answer. A write goes on when its
+//! client leaves, since upstream may carry it out all the same.
 //!
 //! A write waits for the other members although its rule is soft: it invalidates its own target, hard.
 //!
@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Response, StatusCode};
-use tokio::sync::oneshot;
 
 use super::decide::MissReason;
+use super::detach::Detachable;
 use super::{Answered, ClientRequest, failed, refresh, refuse};
 use crate::bearer::BearerToken;
 use crate::cache::invalidate::InvalidationResult;
@@ -41,7 +41,7 @@ mod through;
 
 use contents::Contents;
 use scope::WriteScope;
-pub use scope::{invalidations, to_refresh};
+pub use scope::{UpstreamHosts, invalidations, to_refresh};
 use through::Candidate;
 
 /// Answers a write.
@@ -61,26 +61,31 @@ pub(super) async fn write(
         let message = format!("the path can be taken for more than {MOST_READINGS} other paths; write it plainly");
         return refuse(StatusCode::BAD_REQUEST, MissReason::AmbiguousPath.label(), &message);
     }
-    let (give, take) = oneshot::channel();
-    let task = Arc::clone(running);
-    // In a box: the future is large, and a task's future is copied several times.
-    running.tasks.spawn(Box::pin(async move {
-        // The client may have left.
-        let _ = give.send(carry_out(&task, live, http, targets, body).await);
-    }));
-    take.await.unwrap_or_else(|_| {
+    begin(running, live, http, targets, body).await.unwrap_or_else(|| {
         refuse(StatusCode::INTERNAL_SERVER_ERROR, "write-lost", "the write was not carried through")
     })
 }
 
+/// Not in [`write`], whose future would have room for the future of all steps, and be copied with it.
+fn begin(
+    running: &Arc<Running>,
+    live: Arc<Live>,
+    http: ClientRequest,
+    targets: Vec<Target>,
+    body: RequestBody,
+) -> Detachable<Answered> {
+    Detachable::new(&running.tasks, carry_out(Arc::clone(running), live, http, targets, body))
+}
+
 /// The steps of a write.
 async fn carry_out(
-    running: &Arc<Running>,
+    running: Arc<Running>,
     live: Arc<Live>,
     http: ClientRequest,
     targets: Vec<Target>,
     mut body: RequestBody,
 ) -> Answered {
+    let running = &running;
     let fields = http.for_upstream(running);
     // Before the intent is recorded: a client that sends no content must not cost the fleet anything, and nothing of it was sent.
     if let Err(incomplete) = running.upstream.receive_ahead(http.sharer(running), &fields, &mut body).await {
@@ -88,7 +93,7 @@ async fn carry_out(
     }
     let query = http.target.query.as_deref();
     let methods = headers::methods_meant(&http.method, &http.headers, query, body.at_hand());
-    let hosts = hosts_of_upstream(running, &fields);
+    let hosts = UpstreamHosts::of(running.upstream.addresses(), &fields);
     let bearer = live.bearer(&http.headers).at(running.cache.now());
     let unread = WriteScope {
         began: &live,
@@ -257,7 +262,7 @@ struct Rest {
     targets: Vec<Target>,
     request: HeaderMap,
     bearer: BearerToken,
-    hosts: Vec<String>,
+    hosts: UpstreamHosts,
     upload: Arc<Upload>,
     /// How the write ends once upstream has the whole content, and the fields of its response.
     ended: (WriteEnd, HeaderMap),
@@ -281,7 +286,7 @@ impl Rest {
             targets: scope.targets.to_vec(),
             request: scope.presented.fields.clone(),
             bearer: scope.presented.bearer.clone(),
-            hosts: scope.hosts.to_vec(),
+            hosts: scope.hosts.clone(),
             upload: Arc::clone(upload),
             ended: (end, answer.clone()),
             contents: scope.contents.clone(),
@@ -401,13 +406,6 @@ fn targets(running: &Running, http: &ClientRequest) -> Result<Vec<Target>, Sever
     let destination = invalidation::destination(&http.target, &http.headers, methods, own)?;
     let destination = destination.map(|path| http.target.clone().at(&path));
     Ok(std::iter::once(http.target.clone()).chain(destination).collect())
-}
-
-/// The host names that upstream may use for itself: its addresses, and the `X-Forwarded-Host` that it received.
-fn hosts_of_upstream(running: &Running, sent: &HeaderMap) -> Vec<String> {
-    let told = sent.get_all(headers::X_FORWARDED_HOST).iter().filter_map(|line| line.to_str().ok());
-    let told = told.filter_map(|line| line.split(',').next()).map(|host| host.trim().to_ascii_lowercase());
-    running.upstream.addresses().iter().cloned().chain(told).collect()
 }
 
 /// How a write ended; `None` if it has not happened. `is_whole`: upstream may have received all of it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::space_saving::{Counter, SpaceSaving};
 
-/// Counters of each list.
+/// URLs of each list that are counted at least; up to twice as many are.
 const COUNTERS: usize = 256;
 /// Longest URL that is counted, bytes. Longer ones are counted by their beginning.
 const LONGEST: usize = 400;

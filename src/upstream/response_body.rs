@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -154,6 +155,25 @@ impl ResponseBody {
                 measured.lock().flow.as_mut().map_or(Ok(()), |flow| flow.become_stream())
             }
             State::Gone => Ok(()),
+        }
+    }
+
+    /// Reads short content that has arrived with its head: it then needs no timer, and goes to the client with the head.
+    pub async fn settle(&mut self) {
+        let is_short = self.size_hint().exact().is_some_and(|length| (1..=UNMEASURED).contains(&length));
+        let (State::Unmeasured(flow), true, true) = (&mut self.state, is_short, self.begun.is_empty()) else {
+            return;
+        };
+        let mut frame = flow.incoming.frame().now_or_never();
+        if frame.is_none() {
+            // The task of the connection passes it on.
+            tokio::task::yield_now().await;
+            frame = flow.incoming.frame().now_or_never();
+        }
+        match frame.flatten() {
+            Some(Ok(frame)) => self.begun = frame.into_data().unwrap_or_default(),
+            Some(Err(error)) => self.broken = Some(BodyError::Broken(error)),
+            None => {}
         }
     }
 

@@ -381,7 +381,13 @@ impl Rules {
         let matches = self.matches(&methods, &targets, &fields, [&request, &response]);
         let end = status.map_or(WriteEnd::NoAnswer, WriteEnd::of_answer);
         let may_follow = status.is_none().then_some(REINVALIDATE_AFTER);
-        let what = write::invalidations(&targets, &matches, (end, &HeaderMap::new()), &[], may_follow);
+        let what = write::invalidations(
+            &targets,
+            &matches,
+            (end, &HeaderMap::new()),
+            &write::UpstreamHosts::default(),
+            may_follow,
+        );
         let unresolved = matches.iter().flat_map(|matched| &matched.unresolved).map(|(_, why)| *why).collect();
         Ruling { what, refresh: write::to_refresh(&matches, end), unresolved }
     }

@@ -1,13 +1,14 @@
 //! What a write invalidates. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::contents::Contents;
 use crate::http::groups;
-use crate::http::headers::Meant;
+use crate::http::headers::{self, Meant};
 use crate::http::invalidation::{self, StatusSet, WriteEnd};
 use crate::http::target::Target;
 use crate::key::PresentedCredentials;
@@ -27,10 +28,31 @@ pub struct WriteScope<'w> {
     pub targets: &'w [Target],
     /// The fields of the request, and its bearer token as of when it began.
     pub presented: PresentedCredentials<'w>,
-    /// Host names that upstream may use for itself.
-    pub hosts: &'w [String],
+    /// Host names that upstream may use for itself. Few responses need them.
+    pub hosts: &'w UpstreamHosts,
     /// The contents of the request and of its response.
     pub contents: &'w Contents,
+}
+
+/// Host names that upstream may use for itself: its addresses, and the `X-Forwarded-Host` that it received.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamHosts {
+    own: Arc<[String]>,
+    sent: Vec<HeaderValue>,
+}
+
+impl UpstreamHosts {
+    /// For a request with these fields. `own`: upstream's addresses.
+    pub fn of(own: &Arc<[String]>, sent: &HeaderMap) -> UpstreamHosts {
+        let sent = sent.get_all(headers::X_FORWARDED_HOST).iter().cloned().collect();
+        UpstreamHosts { own: Arc::clone(own), sent }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let sent = self.sent.iter().filter_map(|line| line.to_str().ok()?.split(',').next());
+        let sent = sent.map(|host| host.trim().to_ascii_lowercase());
+        self.own.iter().cloned().chain(sent).collect()
+    }
 }
 
 impl<'w> WriteScope<'w> {
@@ -96,13 +118,13 @@ pub fn invalidations(
     targets: &[Target],
     matches: &[MatchedRule<'_>],
     (end, answer): (WriteEnd, &HeaderMap),
-    hosts: &[String],
+    hosts: &UpstreamHosts,
     may_follow: Option<Duration>,
 ) -> Invalidations {
     let applying = || matches.iter().filter(|matched| matched.rule.on.applies(end));
     let grace_of = |matched: &MatchedRule<'_>| matched.rule.grace.filter(|_| end != WriteEnd::NoAnswer);
     let hard = applying().filter(|matched| grace_of(matched).is_none());
-    let mut tags: HashSet<Tag> = hard.flat_map(|matched| matched.tags.iter().cloned()).collect();
+    let mut tags: Vec<Tag> = hard.flat_map(|matched| matched.tags.iter().cloned()).collect();
     if end == WriteEnd::ToLogin {
         // Its caller is logged out, by this write or before it.
         let named = matches.iter().flat_map(|matched| &matched.tags);
@@ -115,12 +137,14 @@ pub fn invalidations(
         tags.extend(targets.iter().take(1).flat_map(Target::tags));
     }
     if let Some(target) = targets.first().filter(|_| is_done) {
-        for path in invalidation::named_paths(target, answer, hosts) {
+        for path in invalidation::named_paths(target, answer, || hosts.names()) {
             tags.extend(target.clone().at(&path).tags());
         }
         // RFC 9875 §3: of the same origin.
         tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&target.host, group)));
     }
+    tags.sort_unstable();
+    tags.dedup();
     let soft = applying().filter_map(|matched| Some((matched, grace_of(matched)?)));
     let soft = soft_only(soft, &tags);
     let mut again = repetitions(applying());
@@ -129,17 +153,17 @@ pub fn invalidations(
         again.entry(after).or_default().extend(all.cloned());
     }
     let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
-    Invalidations { tags: tags.into_iter().collect(), soft, again: again.collect(), watched: Vec::new() }
+    Invalidations { tags, soft, again: again.collect(), watched: Vec::new() }
 }
 
-/// The tags that only soft rules invalidate. Of several graces the shortest counts.
+/// The tags that only soft rules invalidate. Of several graces the shortest counts. `hard`: sorted.
 fn soft_only<'m>(
     soft: impl Iterator<Item = (&'m MatchedRule<'m>, Duration)>,
-    hard: &HashSet<Tag>,
+    hard: &[Tag],
 ) -> Vec<SoftInvalidation> {
     let mut graces: BTreeMap<&Tag, Duration> = BTreeMap::new();
     for (matched, grace) in soft {
-        for tag in matched.tags.iter().filter(|tag| !hard.contains(tag)) {
+        for tag in matched.tags.iter().filter(|tag| hard.binary_search(tag).is_err()) {
             graces.entry(tag).and_modify(|known| *known = grace.min(*known)).or_insert(grace);
         }
     }

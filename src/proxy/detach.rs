@@ -1,0 +1,115 @@
+//! Work that must be finished although its client leaves.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+type Work<T> = Pin<Box<dyn Future<Output = Option<T>> + Send>>;
+
+/// Work that its owner polls, and that goes on in a task of its own when the owner drops it. A task from the beginning would cost
+/// every request what only those need whose client leaves. The output is `None` if it panicked.
+pub(super) struct Detachable<T: Send + 'static> {
+    /// `None` once it has ended.
+    work: Option<Work<T>>,
+    tracked: TaskTrackerToken,
+}
+
+impl<T: Send + 'static> Detachable<T> {
+    /// Work that counts among the tasks that Larder finishes before it ends.
+    pub fn new(tasks: &TaskTracker, work: impl Future<Output = T> + Send + 'static) -> Detachable<T> {
+        // Each poll leaves the state whole: what a panic interrupts is dropped.
+        let work = AssertUnwindSafe(work).catch_unwind().map(Result::ok);
+        Detachable { work: Some(Box::pin(work)), tracked: tasks.token() }
+    }
+
+    /// Waits for something else, which the work brings about, and goes on with the work meanwhile.
+    pub async fn until<U>(&mut self, other: impl Future<Output = U>) -> U {
+        let mut other = std::pin::pin!(other);
+        std::future::poll_fn(|cx| {
+            let _ = Pin::new(&mut *self).poll(cx);
+            other.as_mut().poll(cx)
+        })
+        .await
+    }
+}
+
+impl<T: Send + 'static> Future for Detachable<T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let Some(work) = &mut self.work else { return Poll::Pending };
+        let polled = work.as_mut().poll(cx);
+        if polled.is_ready() {
+            self.work = None;
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for Detachable<T> {
+    fn drop(&mut self) {
+        // Without a runtime the process ends.
+        if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
+            let tracked = self.tracked.clone();
+            runtime.spawn(async move {
+                let _tracked = tracked;
+                work.await;
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn work_goes_on_when_its_owner_drops_it() {
+        let tasks = TaskTracker::new();
+        let ((go, wait), (give, take)) = (oneshot::channel::<()>(), oneshot::channel());
+        let mut work = Detachable::new(&tasks, async move {
+            wait.await.unwrap();
+            give.send(()).unwrap();
+        });
+        assert!((&mut work).now_or_never().is_none());
+        drop(work);
+        go.send(()).unwrap();
+        take.await.unwrap();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn its_owner_gets_the_output_and_a_panic_is_none() {
+        let tasks = TaskTracker::new();
+        assert_eq!(Detachable::new(&tasks, async { 7 }).await, Some(7));
+        let panics = Detachable::new(&tasks, async {
+            if tasks_are_odd() {
+                panic!("a test")
+            }
+            7
+        });
+        assert_eq!(panics.await, None);
+    }
+
+    fn tasks_are_odd() -> bool {
+        true
+    }
+
+    #[tokio::test]
+    async fn what_the_work_brings_about_can_be_awaited() {
+        let (tasks, (give, take)) = (TaskTracker::new(), oneshot::channel());
+        let mut work = Detachable::new(&tasks, async move {
+            give.send(7).unwrap();
+            std::future::pending::<()>().await;
+        });
+        assert_eq!(work.until(take).await, Ok(7));
+        assert_eq!(tasks.len(), 1);
+    }
+}
