@@ -25,7 +25,7 @@ use crate::http::headers::{self, Meant};
 use crate::http::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
 use crate::http::target::{MOST_READINGS, Target};
 use crate::key::{PresentedCredentials, shown_tag};
-use crate::marks::MarksView;
+use crate::marks::{MarksView, Stamp};
 use crate::metrics::NO_FAMILY;
 use crate::outcome::{Fwd, Outcome, OutcomeKind};
 use crate::rules::MatchedRule;
@@ -143,8 +143,7 @@ async fn carry_out(
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
     let again = reinvalidate.filter(|_| may_follow);
     let mut what = end.map(|end| scope.invalidations(&matches, (end, answer_fields), again)).unwrap_or_default();
-    let rest = unfinished.zip(end_of(server, &http.target, &answer, true));
-    let rest = rest.and_then(|(upload, end)| {
+    let rest = unfinished.zip(end_of(server, &http.target, &answer, true)).and_then(|(upload, end)| {
         let tags = scope.invalidations(&matches, (end, answer_fields), reinvalidate).all_tags();
         let intent = Intent { id: intent.id.clone(), tags };
         let origin = origin(&http, answer.as_ref().ok().map(Response::status));
@@ -181,30 +180,42 @@ async fn carry_out(
     if is_delivered {
         running.cache.rules_settled().await;
     }
+    let stamp = before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before));
+    let mut answered = answer_client(running, &http, answer, is_delivered, candidate.zip(stamp), &what);
+    // For `Larder-Debug`.
+    if let Some(record) = record {
+        answered.response.extensions_mut().insert(record);
+    }
+    answered
+}
+
+/// The answer to a write that has invalidated `what`. `is_delivered`: other proxies know of it.
+fn answer_client(
+    running: &Arc<Running>,
+    http: &ClientRequest,
+    answer: Result<Response<ResponseBody>, UpstreamError>,
+    is_delivered: bool,
+    stored: Option<(Candidate, Stamp)>,
+    what: &Invalidations,
+) -> Answered {
     if !is_delivered && refuses_writes_in_outages(running) {
         let message = "the write was carried out, but Redis does not answer: other proxies may not know of it yet";
         return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);
     }
-    let invalidated = http.telemetry.is_some().then(|| described(&what)).flatten();
-    let mut answered = match answer {
+    let invalidated = http.telemetry.is_some().then(|| described(what)).flatten();
+    match answer {
         Ok(answer) => {
-            let stamp = before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before));
             let fwd_status = Some(answer.status().as_u16());
             let detail = (!is_delivered).then_some("store-away");
             let outcome = Outcome { fwd_status, detail, invalidated, ..Outcome::write() };
-            through::answered(running, answer, candidate.zip(stamp), outcome)
+            through::answered(running, answer, stored, outcome)
         }
         Err(error) => {
             let mut answered = failed(error, Fwd::Method);
             answered.outcome.invalidated = invalidated;
             answered
         }
-    };
-    // For `Larder-Debug`.
-    if let Some(record) = record {
-        answered.response.extensions_mut().insert(record);
     }
-    answered
 }
 
 /// The write, for the log of invalidations.
