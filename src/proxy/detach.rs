@@ -1,29 +1,25 @@
 //! Work that must be finished although its client leaves.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-
-type Work<T> = Pin<Box<dyn Future<Output = Option<T>> + Send>>;
 
 /// Work that its owner polls, and that goes on in a task of its own when the owner drops it. A task from the beginning would cost
 /// every request what only those need whose client leaves. The output is `None` if it panicked.
 pub(super) struct Detachable<T: Send + 'static> {
     /// `None` once it has ended.
-    work: Option<Work<T>>,
+    work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
     tracked: TaskTrackerToken,
 }
 
 impl<T: Send + 'static> Detachable<T> {
     /// Work that counts among the tasks that Larder finishes before it ends.
     pub fn new(tasks: &TaskTracker, work: impl Future<Output = T> + Send + 'static) -> Detachable<T> {
-        // Each poll leaves the state whole: what a panic interrupts is dropped.
-        let work = AssertUnwindSafe(work).catch_unwind().map(Result::ok);
+        // In a box before anything else: the future is large, and would be copied each time that it is wrapped.
         Detachable { work: Some(Box::pin(work)), tracked: tasks.token() }
     }
 
@@ -43,11 +39,14 @@ impl<T: Send + 'static> Future for Detachable<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let Some(work) = &mut self.work else { return Poll::Pending };
-        let polled = work.as_mut().poll(cx);
-        if polled.is_ready() {
-            self.work = None;
-        }
-        polled
+        // What a panic interrupts is dropped.
+        let ended = match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Some(output),
+            Err(_) => None,
+        };
+        self.work = None;
+        Poll::Ready(ended)
     }
 }
 
@@ -67,6 +66,7 @@ impl<T: Send + 'static> Drop for Detachable<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
     use tokio::sync::oneshot;
 
     #[tokio::test]
@@ -89,17 +89,8 @@ mod tests {
     async fn its_owner_gets_the_output_and_a_panic_is_none() {
         let tasks = TaskTracker::new();
         assert_eq!(Detachable::new(&tasks, async { 7 }).await, Some(7));
-        let panics = Detachable::new(&tasks, async {
-            if tasks_are_odd() {
-                panic!("a test")
-            }
-            7
-        });
+        let panics = Detachable::new(&tasks, async { None::<u8>.expect("a value, which the test withholds") });
         assert_eq!(panics.await, None);
-    }
-
-    fn tasks_are_odd() -> bool {
-        true
     }
 
     #[tokio::test]
