@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-/// One worker for each core. Dropped, they end, with all that still runs in them.
+/// The workers. Dropped, they end, with all that still runs in them.
 pub(super) struct Workers {
     workers: Vec<Worker>,
     /// Dropped before the threads are joined.
@@ -27,10 +27,13 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts them.
+    /// Starts one for each core.
     pub fn start() -> io::Result<Workers> {
+        Workers::start_some(thread::available_parallelism().map_or(1, NonZero::get))
+    }
+
+    fn start_some(count: usize) -> io::Result<Workers> {
         let end = CancellationToken::new();
-        let count = thread::available_parallelism().map_or(1, NonZero::get);
         let workers = (0..count).map(|_| Worker::start(end.clone())).collect::<io::Result<_>>()?;
         Ok(Workers { workers, end: Some(end.drop_guard()) })
     }
@@ -99,5 +102,54 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::ThreadId;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    #[tokio::test]
+    async fn a_connection_is_served_by_the_worker_that_has_the_fewest() {
+        let (workers, connections) = (Workers::start_some(2).unwrap(), TaskTracker::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (served, mut by) = mpsc::unbounded_channel::<(ThreadId, CancellationToken)>();
+        let mut next = async || {
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let served = served.clone();
+            let serve = move |_stream| async move {
+                let end = CancellationToken::new();
+                served.send((thread::current().id(), end.clone())).unwrap();
+                end.cancelled().await;
+            };
+            workers.serve(&connections, stream, serve).unwrap();
+            by.recv().await.unwrap()
+        };
+        let [first, second, third, fourth] = [next().await, next().await, next().await, next().await];
+        assert!(first.0 != second.0 && [first.0, second.0].contains(&third.0) && third.0 != fourth.0);
+        // Both connections of one worker end: the next two are its.
+        let (ended, stays) = if first.0 == third.0 { (first, second) } else { (second, first) };
+        ended.1.cancel();
+        third.1.cancel();
+        while connections.len() > 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!([next().await.0, next().await.0] == [ended.0; 2] && stays.0 == fourth.0);
+    }
+
+    #[tokio::test]
+    async fn what_still_runs_ends_with_them() {
+        let (workers, connections) = (Workers::start_some(1).unwrap(), TaskTracker::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        workers.serve(&connections, stream, |_stream| std::future::pending()).unwrap();
+        drop(workers);
+        connections.close();
+        connections.wait().await;
     }
 }
