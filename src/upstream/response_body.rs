@@ -186,8 +186,10 @@ impl ResponseBody {
     /// Waits for content of up to `most` bytes, which `share` counts until it goes on to the client. Returns all of it, if it
     /// is complete in time; otherwise the body is as before.
     pub(super) async fn receive_within(&mut self, most: u64, wait: Duration, share: Share) -> Option<&[u8]> {
+        let is_whole = self.receive(usize::try_from(most).unwrap_or(usize::MAX), wait).await.is_some();
+        // Not before: what was read when the head came is read again, and releases the share.
         self.share = Some(Box::new(share));
-        self.receive(usize::try_from(most).unwrap_or(usize::MAX), wait).await.map(|bytes| &bytes[..])
+        is_whole.then_some(&self.begun[..])
     }
 
     async fn receive(&mut self, most: usize, wait: Duration) -> Option<&Bytes> {
