@@ -1,6 +1,7 @@
 //! The family of an entry, by its label or its tags and the rules in force now.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use crate::marks::Tag;
 use crate::metrics::NO_FAMILY;
@@ -14,7 +15,7 @@ pub const SELF_TEST_LABEL: &str = "(larder-test)";
 
 /// The names of all families.
 #[derive(Debug)]
-pub struct FamilyOwners(HashSet<String>);
+pub struct FamilyOwners(BTreeSet<String>);
 
 impl FamilyOwners {
     /// Those of these rules.
@@ -36,11 +37,14 @@ impl FamilyOwners {
         if let Some(family) = tag.family_of_caller() {
             return self.0.get(family).map(String::as_str).into_iter().collect();
         }
-        let is_below = |name: &&String| {
-            *tag == Tag::root()
-                || name.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-        };
-        let below: Vec<&str> = self.0.iter().filter(is_below).map(String::as_str).collect();
+        if *tag == Tag::root() {
+            return self.0.iter().map(String::as_str).collect();
+        }
+        // Each write asks this: there may be very many families.
+        let beginning = self.0.range::<str, _>((Bound::Included(text), Bound::Unbounded)).map(String::as_str);
+        let beginning = beginning.map_while(|name| Some((name, name.strip_prefix(text)?)));
+        let is_below = |(_, rest): &(&str, &str)| rest.is_empty() || rest.starts_with(':');
+        let below: Vec<&str> = beginning.filter(is_below).map(|(name, _)| name).collect();
         if below.is_empty() { self.owner(text).into_iter().collect() } else { below }
     }
 
