@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
 
 pub use self::family::FamilyCounters;
 use self::histogram::Histogram;
@@ -17,6 +18,7 @@ use self::labels::{
 };
 use crate::http::authorization::Authorization;
 
+#[macro_use]
 mod exposition;
 mod family;
 mod histogram;
@@ -48,107 +50,98 @@ const EPOCH_CAUSES: [&str; 6] = ["new", "restarted", "meta lost", "marks lost", 
 /// The label of requests whose path belongs to no family.
 pub const NO_FAMILY: &str = "none";
 
-/// All metrics of Larder.
-#[derive(Debug, Default)]
-pub struct Metrics {
-    requests: Family<RequestLabels, Counter>,
-    invalidations: Family<InvalidationLabels, Counter>,
-    store_errors: Family<OperationLabels, Counter>,
-    unreadable_entries: Family<ReasonLabels, Counter>,
-    coalesced: Counter,
-    coalesced_waiting: Gauge,
-    fleet_waits: Family<EndLabels, Counter>,
-    not_stored: Family<ReasonLabels, Counter>,
-    authorizations: Family<AuthorizationLabels, Counter>,
-    hit_time: Family<FamilyLabels, Histogram>,
-    miss_time: Family<FamilyLabels, Histogram>,
-    write_time: Histogram,
-    upstream_time: Histogram,
-    upstream_failures: Family<ReasonLabels, Counter>,
-    store_time: Family<OperationLabels, Histogram>,
-    server_errors: Family<FamilyLabels, Counter>,
-    settle_time: Histogram,
-    sync_time: Histogram,
-    epoch_changes: Family<CauseLabels, Counter>,
-    lease_lost: Family<ReasonLabels, Counter>,
-    task_panics: Family<TaskLabels, Counter>,
-    marks: Gauge,
-    floor_age: Gauge<f64, AtomicU64>,
-    /// Seconds by which this machine's clock is ahead of the store's.
-    pub clock_ahead: Gauge<f64, AtomicU64>,
-    /// Write intents that other proxies abandoned and this one completed.
-    pub intents_carried_out: Counter,
-    /// Invalidations repeated because of `again` in their rule.
-    pub invalidations_repeated: Counter,
-    /// Fetches because of `refresh` in a rule.
-    pub refreshes: Counter,
-    warmed: Family<ResultLabels, Counter>,
-    refetches: Family<RefetchLabels, Counter>,
-    /// 1 while a run of `[[warm]]` is under way.
-    pub warming: Gauge,
-    /// Proxies whose confirmation a write waited for without success.
-    pub members_expelled: Counter,
-    /// Completed writes that no rule matches.
-    pub writes_unmatched: Counter,
-    /// Requests that upstream may have answered with another request's response, because its connection was out of
-    /// step.
-    pub suspects: Counter,
-    /// Invalidated entries that this proxy's sweeper removed from Redis.
-    pub swept: Counter,
-    alerts: Family<AlertLabels, Gauge>,
-    stored_keys: Family<FamilyLabels, Gauge>,
-    stored_bytes: Family<FamilyLabels, Gauge>,
-    /// 1 while L1 is served under a lease. Set on each scrape.
-    pub lease_held: Gauge,
-    /// Open client connections.
-    pub connections: Gauge,
-    /// Client connections since the start.
-    pub connections_total: Counter,
-    /// Idle client connections closed to make room.
-    pub connections_evicted: Counter,
-    refused: Family<RefusalLabels, Counter>,
-    /// Admin requests with an unknown token.
-    pub admin_wrong_tokens: Counter,
-    /// Requests in progress at upstream. Set on each scrape.
-    pub upstream_requests: Gauge,
-    /// Requests queued for upstream. Set on each scrape.
-    pub upstream_queued: Gauge,
-    /// Event streams, upgraded connections and long polls. Set on each scrape.
-    pub upstream_streams: Gauge,
-    /// Entries in L1. Set on each scrape.
-    pub memory_entries: Gauge,
-    /// Bytes in L1. Set on each scrape.
-    pub memory_bytes: Gauge,
-    /// Most bytes in L1. Set on each scrape.
-    pub memory_capacity: Gauge,
-    /// Memory of the process, bytes. Set on each scrape.
-    pub resident_memory: Gauge,
-    /// Entries evicted from L1 for space. Set on each scrape.
-    evictions: Counter,
-    /// Proxies with a record in Redis. Set on each scrape.
-    pub members: Gauge,
-    /// Seconds since the epoch began. Set on each scrape.
-    pub epoch_age: Gauge<f64, AtomicU64>,
-    /// Writes under way in the fleet. Set on each scrape.
-    pub intents: Gauge,
-    start_time: Gauge<f64, AtomicU64>,
-    /// 1 while the store is available. Set on each scrape.
-    pub store_up: Gauge,
-    /// Invalidations that wait for the store. Set on each scrape.
-    pub undelivered: Gauge,
-    tokens_refused: Family<ReasonLabels, Counter>,
-    /// Keys that verify bearer tokens.
-    pub jwt_keys: Gauge,
-    /// JWK Sets that could not be read.
-    pub jwks_failures: Counter,
-    /// 1 if the last reload of the rules failed.
-    pub rules_faulty: Gauge,
-    /// Families that are not cached because proxies of the fleet follow different rules for them.
-    pub mixed_rules: Gauge,
-    /// Dropped log lines. Set on each scrape.
-    log_lines_lost: Counter,
-    spans_sent: Counter,
-    spans_lost: Counter,
+metrics! {
+    start_time: Gauge<f64, AtomicU64> = "start_time" [Seconds], "When this process started, since 1970";
+    requests: Family<RequestLabels, Counter> = "requests", "Requests by family and outcome";
+    server_errors: Family<FamilyLabels, Counter> = "server_errors",
+        "Requests answered with a status of 500 or more, by family";
+    invalidations: Family<InvalidationLabels, Counter> = "invalidations", "Invalidated families by cause";
+    store_errors: Family<OperationLabels, Counter> = "store_errors", "Failed operations on Redis";
+    unreadable_entries: Family<ReasonLabels, Counter> = "store_unreadable",
+        "Entries in Redis that are corrupt, or of another version";
+    coalesced: Counter = "coalesced", "Requests that shared another one's fetch";
+    coalesced_waiting: Gauge = "coalesced_waiting",
+        "Requests that wait for another request's fetch, on this proxy or another";
+    fleet_waits: Family<EndLabels, Counter> = "fleet_waits", "Waits for another proxy's fetch, by result";
+    not_stored: Family<ReasonLabels, Counter> = "not_stored", "Fetched responses that were not stored";
+    authorizations: Family<AuthorizationLabels, Counter> = "authorizations",
+        "Callers looked up for `authorize`, by what the API says of them, and whether it was asked for that";
+    pub upstream_requests: Gauge = "upstream_requests", "Requests at upstream";
+    pub upstream_queued: Gauge = "upstream_queued", "Requests that wait for upstream";
+    pub upstream_streams: Gauge = "upstream_streams", "Streams at upstream";
+    hit_time: Family<FamilyLabels, Histogram> = "hit_time" [Seconds],
+        "Time to answer from the cache without waiting for upstream";
+    miss_time: Family<FamilyLabels, Histogram> = "miss_time" [Seconds], "Time to answer other reads";
+    write_time: Histogram = "write_time" [Seconds], "Time to answer a write";
+    upstream_time: Histogram = "upstream_time" [Seconds],
+        "Time from a request to upstream until the head of its response, or until it failed";
+    upstream_failures: Family<ReasonLabels, Counter> = "upstream_failures",
+        "Requests to upstream that got no response, by reason";
+    store_time: Family<OperationLabels, Histogram> = "store_time" [Seconds],
+        "Time of a request to Redis, by operation; those that are not sent since Redis is away do not count";
+    settle_time: Histogram = "settle_time" [Seconds], "How long writes waited for other proxies";
+    sync_time: Histogram = "sync_time" [Seconds], "Duration of a sync with Redis";
+    epoch_changes: Family<CauseLabels, Counter> = "epoch_changes", "Epochs that began while this proxy ran";
+    lease_lost: Family<ReasonLabels, Counter> = "lease_lost", "Leases that were not renewed in time";
+    task_panics: Family<TaskLabels, Counter> = "task_panics", "Tasks that had to be started again";
+    marks: Gauge = "marks", "Marks in Redis, at the last sync";
+    floor_age: Gauge<f64, AtomicU64> = "floor_age" [Seconds], "Age of the floor at the last sync";
+    pub clock_ahead: Gauge<f64, AtomicU64> = "clock_ahead" [Seconds],
+        "How far this machine's clock is ahead of that of Redis, at the last sync";
+    pub intents_carried_out: Counter = "intents_carried_out",
+        "Abandoned write intents of other proxies that this proxy completed";
+    pub invalidations_repeated: Counter = "invalidations_repeated",
+        "Invalidations repeated because of `again` in their rule";
+    pub refreshes: Counter = "refreshes",
+        "Invalidated responses that were prefetched because of `refresh` in their rule";
+    refetches: Family<RefetchLabels, Counter> = "refetches",
+        "Responses that were fetched again after an invalidation, by family, and by whether their body had changed";
+    warmed: Family<ResultLabels, Counter> = "warmed", "Warming requests by result";
+    pub warming: Gauge = "warming", "1 while the cache is being warmed";
+    pub members_expelled: Counter = "members_expelled",
+        "Proxies that did not confirm a write's invalidation in time";
+    pub writes_unmatched: Counter = "writes_unmatched",
+        "Writes that no rule matches: they invalidated only their own path";
+    pub suspects: Counter = "suspects",
+        "Requests that may have received another request's response: what they stored was invalidated";
+    pub swept: Counter = "swept", "Invalidated entries that this proxy removed from Redis";
+    alerts: Family<AlertLabels, Gauge> = "alerts", "1 while the alert is raised; family=\"\" is all of them";
+    stored_keys: Family<FamilyLabels, Gauge> = "stored_keys",
+        "Entries in Redis, by family, as the last walk of a sweeper found";
+    stored_bytes: Family<FamilyLabels, Gauge> = "stored_bytes",
+        "Bytes of entries in Redis, by family, as the last walk of a sweeper found";
+    pub lease_held: Gauge = "lease_held", "1 while memory is served under a lease";
+    pub connections: Gauge = "connections", "Open connections from clients";
+    pub connections_total: Counter = "accepted", "Connections accepted";
+    pub connections_evicted: Counter = "connections_evicted",
+        "Idle client connections closed to make room for others";
+    refused: Family<RefusalLabels, Counter> = "refused",
+        "Refusals, by kind and by the limit reached: one client's (429) or that of all clients (503)";
+    pub admin_wrong_tokens: Counter = "admin_wrong_tokens", "Admin requests with an unknown token";
+    pub memory_entries: Gauge = "memory_entries", "Entries in memory";
+    pub memory_bytes: Gauge = "memory" [Bytes], "Bytes in memory";
+    pub memory_capacity: Gauge = "memory_capacity" [Bytes], "Most bytes of entries in memory";
+    pub resident_memory: Gauge = "resident_memory" [Bytes], "Memory of the process";
+    pub members: Gauge = "members", "Proxies with a record in Redis; 0 without Redis, or while it does not answer";
+    pub epoch_age: Gauge<f64, AtomicU64> = "epoch_age" [Seconds],
+        "Time since the epoch began; 0 without Redis, or while it does not answer";
+    pub intents: Gauge = "intents", "Writes under way in the fleet; 0 without Redis, or while it does not answer";
+    evictions: Counter = "memory_evictions", "Entries evicted from memory for space";
+    pub store_up: Gauge = "store_up", "1 while Redis answers";
+    pub undelivered: Gauge = "undelivered_invalidations", "Invalidations that Redis does not have yet, in tags";
+    tokens_refused: Family<ReasonLabels, Counter> = "tokens_refused",
+        "Requests whose bearer token does not identify their caller, by reason";
+    pub jwt_keys: Gauge = "jwt_keys", "Keys that verify bearer tokens";
+    pub jwks_failures: Counter = "jwks_failures",
+        "JWK Sets that could not be read: the keys read before stay in force";
+    pub rules_faulty: Gauge = "rules_faulty", "1 if the last edit of the rules has faults";
+    pub mixed_rules: Gauge = "mixed_rules_families",
+        "Families that are not cached because proxies of the fleet follow different rules for them";
+    log_lines_lost: Counter = "log_lines_lost",
+        "Log lines dropped because standard error or standard output was not read";
+    spans_sent: Counter = "spans_sent", "Spans that the collector has taken";
+    spans_lost: Counter = "spans_lost",
+        "Spans dropped because the collector does not keep up or does not take them";
 }
 
 impl Metrics {

@@ -2,73 +2,28 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RequestLabels {
-    pub family: String,
-    pub outcome: &'static str,
+/// Declares sets of labels with the types of their values.
+macro_rules! labels {
+    ($($name:ident { $($label:ident: $type:ty),+ })+) => {$(
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub struct $name {
+            $(pub $label: $type,)+
+        }
+    )+};
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct InvalidationLabels {
-    pub family: String,
-    pub cause: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OperationLabels {
-    pub op: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct EndLabels {
-    pub ended: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RefetchLabels {
-    pub family: String,
-    pub body: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ResultLabels {
-    pub result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabels {
-    pub reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AuthorizationLabels {
-    pub verdict: &'static str,
-    pub asked: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RefusalLabels {
-    pub what: &'static str,
-    pub bound: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CauseLabels {
-    pub cause: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AlertLabels {
-    pub alert: &'static str,
-    pub family: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct TaskLabels {
-    pub task: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct FamilyLabels {
-    pub family: String,
+labels! {
+    RequestLabels { family: String, outcome: &'static str }
+    InvalidationLabels { family: String, cause: &'static str }
+    OperationLabels { op: &'static str }
+    EndLabels { ended: &'static str }
+    RefetchLabels { family: String, body: &'static str }
+    ResultLabels { result: &'static str }
+    ReasonLabels { reason: &'static str }
+    AuthorizationLabels { verdict: &'static str, asked: &'static str }
+    RefusalLabels { what: &'static str, bound: &'static str }
+    CauseLabels { cause: &'static str }
+    AlertLabels { alert: &'static str, family: String }
+    TaskLabels { task: &'static str }
+    FamilyLabels { family: String }
 }
