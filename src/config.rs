@@ -17,6 +17,9 @@ use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::reader::{Env, Expansions, RulesReader, Table};
 
+#[macro_use]
+mod settings;
+
 pub(crate) mod address;
 pub mod admin;
 pub mod alerts;

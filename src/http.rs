@@ -7,6 +7,7 @@ use std::time::Duration;
 use self::adaptive_ttl::AdaptiveTtl;
 use self::daily_time::DailyTime;
 use self::negative_ttl::NegativeTtl;
+use crate::words::words;
 
 pub mod adaptive_ttl;
 pub mod authorization;
@@ -94,108 +95,67 @@ impl Default for Policy {
 /// Default of [`Policy::stale_if_unreachable`].
 pub const STALE_IF_UNREACHABLE: Duration = Duration::from_secs(3600);
 
+words! {
 /// Which request directives apply. RFC 9111 §5.2.1 makes all of them advisory: a client that can force fetches can
 /// disable the cache for everyone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClientDirectives {
     /// Those that cannot cause fetches: `no-store`, `max-stale`, `stale-if-error`, `only-if-cached`.
     #[default]
-    Harmless,
+    Harmless = "harmless",
     /// All, so that a client can also demand a fresher response: `no-cache`, `max-age`, `min-fresh`, `Pragma:
     /// no-cache`.
-    All,
+    All = "all",
     /// None.
-    None,
+    None = "none",
+}
 }
 
-impl ClientDirectives {
-    /// The value in `rules.toml`.
-    pub fn word(self) -> &'static str {
-        match self {
-            ClientDirectives::Harmless => "harmless",
-            ClientDirectives::All => "all",
-            ClientDirectives::None => "none",
-        }
-    }
-}
-
+words! {
 /// How to treat a response with neither `Content-Length` nor chunks: its content ends with the connection (RFC 9112
 /// §6.3), so one cut off by a crashed server looks complete (§8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CloseDelimited {
     /// Forward it without storing it.
     #[default]
-    Forward,
+    Forward = "forward",
     /// Store it like any other.
-    Store,
+    Store = "store",
+}
 }
 
-impl CloseDelimited {
-    /// The value in `rules.toml`.
-    pub fn word(self) -> &'static str {
-        match self {
-            CloseDelimited::Forward => "forward",
-            CloseDelimited::Store => "store",
-        }
-    }
-}
-
+words! {
 /// How to treat `Set-Cookie` in a family's responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SetCookie {
     /// Forward it. The response is meant for one client, so it is not stored.
     #[default]
-    Forward,
+    Forward = "forward",
     /// Remove it from the response first.
-    Strip,
+    Strip = "strip",
+}
 }
 
-impl SetCookie {
-    /// The value in `rules.toml`.
-    pub fn word(self) -> &'static str {
-        match self {
-            SetCookie::Forward => "forward",
-            SetCookie::Strip => "strip",
-        }
-    }
-}
-
+words! {
 /// When a family's stored responses are validated with upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Revalidate {
     /// When they are stale, and where upstream's `Cache-Control` says so.
     #[default]
-    WhenStale,
+    WhenStale = "when-stale",
     /// On every use, as if each response had `no-cache` (RFC 9111 §5.2.2.4).
-    Always,
+    Always = "always",
+}
 }
 
-impl Revalidate {
-    /// The value in `rules.toml`.
-    pub fn word(self) -> &'static str {
-        match self {
-            Revalidate::WhenStale => "when-stale",
-            Revalidate::Always => "always",
-        }
-    }
-}
-
+words! {
 /// Whose lifetime applies to a family's responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TtlPolicy {
     /// Upstream's explicit lifetime; the family's `ttl` if there is none.
     #[default]
-    Default,
+    Default = "default",
     /// The family's `ttl`, except over `no-store` and `private`.
-    Override,
+    Override = "override",
 }
-
-impl TtlPolicy {
-    /// The value in `rules.toml`.
-    pub fn word(self) -> &'static str {
-        match self {
-            TtlPolicy::Default => "default",
-            TtlPolicy::Override => "override",
-        }
-    }
 }

@@ -151,6 +151,7 @@ pub mod entry;
 
 pub mod http;
 pub mod marks;
+mod words;
 
 pub mod access_log;
 pub mod network;

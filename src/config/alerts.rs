@@ -71,10 +71,10 @@ pub fn read(root: &mut Table<'_>, has_store: bool) -> AlertsConfig {
     }
     set(&mut alerts.memory, memory.and_then(|item| or_off(&item, percent)));
     set(&mut alerts.store_away, away.and_then(|item| or_off(&item, |item| item.duration(&AWAY))));
-    set(&mut alerts.window, table.item("window").and_then(|item| item.duration(&WINDOW)));
-    set(&mut alerts.interval, table.item("interval").and_then(|item| item.duration(&INTERVAL)));
-    set(&mut alerts.min_requests, table.item("min_requests").and_then(|item| item.integer(&(1..=1_000_000_000))));
-    alerts.webhook = table.item("webhook").and_then(|item| webhook(&item));
+    set(&mut alerts.window, table.read("window", |item| item.duration(&WINDOW)));
+    set(&mut alerts.interval, table.read("interval", |item| item.duration(&INTERVAL)));
+    set(&mut alerts.min_requests, table.read("min_requests", |item| item.integer(&(1..=1_000_000_000))));
+    alerts.webhook = table.read("webhook", |item| webhook(&item));
     let token = table.item("webhook_token");
     if let Some(item) = token.as_ref().filter(|_| alerts.webhook.is_none()) {
         item.fault("has no effect without webhook", "add webhook = \"https://…\", or remove it");

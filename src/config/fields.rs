@@ -1,6 +1,5 @@
 //! Reads the fields of a table, and checks the flags that override them.
 
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::address::InvalidValue;
@@ -19,11 +18,6 @@ pub fn set<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }
-}
-
-/// A number of things, in this range.
-pub fn count(item: &Item<'_>, range: &RangeInclusive<u64>) -> Option<usize> {
-    item.integer(range).and_then(|count| usize::try_from(count).ok())
 }
 
 /// What `check` makes of the field's text; the reader notes what it refuses.

@@ -34,6 +34,8 @@ const ALGORITHMS: [(&str, Algorithm); 12] = [
     ("EdDSA", Algorithm::EdDSA),
 ];
 
+settings! {
+"jwt":
 /// `[jwt]`: which bearer tokens are valid.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JwtConfig {
@@ -53,6 +55,7 @@ pub struct JwtConfig {
     pub jwks_refresh: Duration,
     /// Line in the file, from 1.
     pub line: usize,
+}
 }
 
 /// Where the keys come from.
@@ -139,11 +142,11 @@ pub fn read_jwt(root: &mut Table<'_>, is_used: bool) -> Option<JwtConfig> {
     let mut table = item.table()?;
     table.rename("[jwt]".to_owned());
     let keys = read_keys(&mut table);
-    let algorithms = table.item("algorithms").and_then(|item| read_algorithms(&item, keys.as_ref()));
+    let algorithms = table.read("algorithms", |item| read_algorithms(&item, keys.as_ref()));
     let texts = |item: Option<Item<'_>>| item.map(|item| read_texts(&item)).unwrap_or_default();
     let (audience, issuer) = (texts(table.item("audience")), texts(table.item("issuer")));
-    let leeway = table.item("leeway").and_then(|item| item.duration(&LEEWAY));
-    let require_exp = table.item("require_exp").and_then(|item| item.boolean());
+    let leeway = table.read("leeway", |item| item.duration(&LEEWAY));
+    let require_exp = table.read("require_exp", |item| item.boolean());
     let refresh = table.item("jwks_refresh");
     let jwks_refresh = refresh.as_ref().and_then(|item| item.duration(&REFRESH));
     if let (Some(refresh), Some(keys)) = (&refresh, &keys)

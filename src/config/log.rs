@@ -8,32 +8,24 @@ use super::fields::{section, set, text_passing};
 use crate::access_log::AccessFormat;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::reader::Table;
+use crate::words::words;
 
+settings! {
+"log":
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
     /// `format`: text | json
-    pub format: LogFormat,
+    pub format: LogFormat = LogFormat::Text,
     /// `access`: log a line per request, default true
-    pub access: bool,
+    pub access: bool = true,
     /// `access_format`: text | json | combined, of these lines; default: `format`
-    pub access_format: Option<AccessFormat>,
+    pub access_format: Option<AccessFormat> = None,
     /// `access_to`: stderr | stdout, default stderr
-    pub access_to: AccessOutput,
+    pub access_to: AccessOutput = AccessOutput::default(),
     /// `level`: a tracing filter such as "info" or "larder=debug", default "info"
-    pub level: String,
+    pub level: String = "info".to_owned(),
 }
-
-impl Default for LogConfig {
-    fn default() -> LogConfig {
-        LogConfig {
-            format: LogFormat::Text,
-            access: true,
-            access_format: None,
-            access_to: AccessOutput::default(),
-            level: "info".to_owned(),
-        }
-    }
 }
 
 impl LogConfig {
@@ -44,31 +36,34 @@ impl LogConfig {
     }
 }
 
+words! {
 /// `[log] access_to`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AccessOutput {
     /// With the other lines.
     #[default]
-    Stderr,
-    Stdout,
+    Stderr = "stderr",
+    Stdout = "stdout",
+}
 }
 
+words! {
 /// `[log] format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     #[default]
-    Text,
-    Json,
+    Text = "text",
+    Json = "json",
+}
 }
 
 /// `[log]`
 pub fn read_log(root: &mut Table<'_>) -> LogConfig {
     let mut log = LogConfig::default();
     let Some(mut table) = section(root, "log") else { return log };
-    let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    set(&mut log.format, table.item("format").and_then(|item| item.choice(&words)));
-    set(&mut log.access, table.item("access").and_then(|item| item.boolean()));
-    set(&mut log.level, table.item("level").and_then(|item| text_passing(&item, level)));
+    set(&mut log.format, table.read("format", |item| item.choice(LogFormat::WORDS)));
+    set(&mut log.access, table.read("access", |item| item.boolean()));
+    set(&mut log.level, table.read("level", |item| text_passing(&item, level)));
     let (format, output) = (table.item("access_format"), table.item("access_to"));
     for item in [&format, &output].into_iter().flatten() {
         match (log.access, log.leaves_out_access()) {
@@ -82,8 +77,7 @@ pub fn read_log(root: &mut Table<'_>) -> LogConfig {
     }
     let words = [("text", AccessFormat::Text), ("json", AccessFormat::Json), ("combined", AccessFormat::Combined)];
     log.access_format = format.and_then(|item| item.choice(&words));
-    let words = [("stderr", AccessOutput::Stderr), ("stdout", AccessOutput::Stdout)];
-    set(&mut log.access_to, output.and_then(|item| item.choice(&words)));
+    set(&mut log.access_to, output.and_then(|item| item.choice(AccessOutput::WORDS)));
     table.finish();
     log
 }

@@ -18,7 +18,7 @@ pub struct PurgeConfig {
 /// `[purge]`; `None` without it.
 pub fn read_purge(root: &mut Table<'_>, admin: &AdminConfig) -> Option<PurgeConfig> {
     let mut table = section(root, "purge")?;
-    let from = table.item("from").and_then(|item| read_networks(&item)).unwrap_or_default();
+    let from = table.read("from", |item| read_networks(&item)).unwrap_or_default();
     let by_token = table.item("tokens");
     let tokens = by_token.as_ref().and_then(Item::boolean).unwrap_or(false);
     if let Some(item) = by_token.filter(|_| tokens && admin.tokens.is_empty()) {

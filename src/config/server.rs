@@ -9,7 +9,7 @@ use http::Uri;
 
 use super::Overrides;
 use super::address::{self, InvalidValue};
-use super::fields::{checked, count, flag, passed, read_tls_files, section, set, text_passing};
+use super::fields::{checked, flag, passed, read_tls_files, section, set, text_passing};
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
 use crate::network::Network;
@@ -19,6 +19,7 @@ use crate::rules::fault::Fault;
 use crate::rules::pattern::Pattern;
 use crate::rules::reader::{Item, Table};
 use crate::shares::Shares;
+use crate::words::words;
 
 /// Time limits are never zero: everything would time out.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
@@ -26,149 +27,106 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::f
 const COLLAPSE_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const COUNT: RangeInclusive<u64> = 1..=1_000_000;
 
+settings! {
+"server":
 /// `[server]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerConfig {
     /// `listen`, default 127.0.0.1:8080
-    pub listen: SocketAddr,
+    pub listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
     /// `upstream`, an http or https URL without path, query or credentials; required by `serve`
-    pub upstream: Option<Uri>,
+    pub upstream: Option<Uri> = None,
     /// `host`: the `Host` field that upstream receives
-    pub host: HostPolicy,
+    pub host: HostPolicy = HostPolicy::default(),
     /// `forwarded`: set | append | off
-    pub forwarded: ForwardedPolicy,
+    pub forwarded: ForwardedPolicy = ForwardedPolicy::default(),
     /// `trusted_proxies`: with `append`, the networks of proxies in front whose forwarding fields are trusted;
     /// default none
-    pub trusted_proxies: Vec<Network>,
+    pub trusted_proxies: Vec<Network> = Vec::new(),
     /// `connect_timeout`, default 2s
-    pub connect_timeout: Duration,
+    pub connect_timeout: Duration = Duration::from_secs(2),
     /// `upstream_timeout`: until the response head arrives, default 30s
-    pub upstream_timeout: Duration,
+    pub upstream_timeout: Duration = Duration::from_secs(30),
     /// `reinvalidate_after`: delay of a second invalidation after a write that upstream did not answer; default
     /// `upstream_timeout`
-    pub reinvalidate_after: Duration,
+    pub reinvalidate_after: Duration = Duration::from_secs(30),
     /// `idle_timeout`: the longest pause of upstream in a body, or of a client that receives it, default 30s
-    pub idle_timeout: Duration,
+    pub idle_timeout: Duration = Duration::from_secs(30),
     /// `header_timeout`: for receiving a request head; also the keep-alive idle limit; default 30s
-    pub header_timeout: Duration,
+    pub header_timeout: Duration = Duration::from_secs(30),
     /// `drain_timeout`: how long shutdown waits for active requests, default 30s
-    pub drain_timeout: Duration,
+    pub drain_timeout: Duration = Duration::from_secs(30),
     /// `max_connections` from clients; default 10000, or fewer if the limit of open files is lower
-    pub max_connections: Option<usize>,
+    pub max_connections: Option<usize> = None,
     /// `max_connections_per_client`, default a quarter of `max_connections`
-    pub max_connections_per_client: Option<usize>,
+    pub max_connections_per_client: Option<usize> = None,
     /// `max_streams_per_client`: HTTP/2 streams of one client over all its connections, default 1000. The limit for
     /// all clients together is four times as high
-    pub max_streams_per_client: usize,
+    pub max_streams_per_client: usize = 1000,
     /// `max_heads`: total size in bytes of request heads over 8 KiB while they are received, and over HTTP/2 until
     /// they are answered; default 16MiB. One client may use a quarter of it. An unfinished HTTP/2 head counts as
     /// `max_head`
-    pub max_heads: u64,
+    pub max_heads: u64 = 16 << 20,
     /// `max_upstream_requests`: concurrent requests, default 512. As many again may queue; further ones are refused
-    pub max_upstream_requests: usize,
+    pub max_upstream_requests: usize = 512,
     /// `max_upstream_requests_per_client`: concurrent requests of one client, and as many queued; default a quarter,
     /// at least 1
-    pub max_upstream_requests_per_client: usize,
+    pub max_upstream_requests_per_client: usize = 128,
     /// `max_unshared_per_client`: concurrent reads of one client that are neither cached nor coalesced, except
     /// streams; default a quarter of `max_upstream_requests`, at least 8
-    pub max_unshared_per_client: u64,
+    pub max_unshared_per_client: u64 = 128,
     /// `max_upstream_streams`: concurrent streams, not counted as requests: event streams, upgraded connections, and
     /// responses in which upstream pauses for `stream_after`; default 1024, or as many as the limit of open files
     /// allows
-    pub max_upstream_streams: usize,
+    pub max_upstream_streams: usize = 1024,
     /// `max_upstream_streams_per_client`: concurrent streams of one client; default a quarter, at least 1
-    pub max_upstream_streams_per_client: usize,
+    pub max_upstream_streams_per_client: usize = 256,
     /// `stream_after`: the pause of upstream after which an exchange counts as a stream, default 5s
-    pub stream_after: Duration,
+    pub stream_after: Duration = Duration::from_secs(5),
     /// `collapse_wait`: how long a request outside of families waits for another one's fetch if responses of its kind
     /// have not been shareable before; default 1s
-    pub collapse_wait: Duration,
+    pub collapse_wait: Duration = Duration::from_secs(1),
     /// `upgrades`: protocols that a connection may be upgraded to, in lower case; default `websocket`
-    pub upgrades: Vec<String>,
+    pub upgrades: Vec<String> = vec!["websocket".to_owned()],
     /// `stream_timeout`: the longest pause of an event stream or an upgraded connection, default 1h
-    pub stream_timeout: Duration,
+    pub stream_timeout: Duration = Duration::from_secs(3600),
     /// `max_head`: the largest request or response head, in bytes, default 64KiB. A field line counts at least 32
     /// bytes
-    pub max_head: usize,
+    pub max_head: usize = 64 << 10,
     /// `max_query_body`: the largest content of a cacheable QUERY, in bytes, default 64KiB
-    pub max_query_body: u64,
+    pub max_query_body: u64 = 64 << 10,
     /// `max_rule_body`: the largest content of a write, or of its response, that rules take values from, in bytes, default
     /// 64KiB
-    pub max_rule_body: u64,
+    pub max_rule_body: u64 = 64 << 10,
     /// `upload_rate`: the lowest average rate of a client's content over more than `idle_timeout`, in bytes per
     /// second; default 500, 0 for none
-    pub upload_rate: u64,
+    pub upload_rate: u64 = 500,
     /// `download_rate`: the lowest average rate over more than `idle_timeout` at which a client receives a response
     /// that upstream is still sending, in bytes per second; default 500, 0 for none
-    pub download_rate: u64,
+    pub download_rate: u64 = 500,
     /// `on_incomplete`: ignore (the default) | invalidate
-    pub on_incomplete: OnIncomplete,
+    pub on_incomplete: OnIncomplete = OnIncomplete::default(),
     /// `login`: a pattern for the path of `Location`. A redirect to it means that upstream refused the write.
     /// Default: none
-    pub login: Option<Pattern>,
+    pub login: Option<Pattern> = None,
     /// `underscores`: whether request fields with `_` in their names are forwarded; default false
-    pub underscores: bool,
+    pub underscores: bool = false,
     /// `credential_headers`: request fields with credentials, in addition to the known ones; default none
-    pub credential_headers: Credentials,
+    pub credential_headers: Credentials = Credentials::default(),
     /// `case_insensitive_paths`: whether upstream ignores the case of paths; default false
-    pub case_insensitive_paths: PathCase,
+    pub case_insensitive_paths: PathCase = PathCase::default(),
     /// `upstream_keep_alive`: how long an idle connection to upstream is reused, default 4s; less if upstream says so
     /// (`Keep-Alive: timeout`)
-    pub upstream_keep_alive: Duration,
+    pub upstream_keep_alive: Duration = Duration::from_secs(4),
     /// `resolver`: the DNS server that resolves upstream's name; default: the system's resolver
-    pub resolver: Option<SocketAddr>,
+    pub resolver: Option<SocketAddr> = None,
     /// `cache_status`: the `Cache-Status` that clients receive
-    pub cache_status: CacheStatus,
+    pub cache_status: CacheStatus = CacheStatus::default(),
     /// `group_fields`: whether clients receive the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)
-    pub group_fields: bool,
+    pub group_fields: bool = false,
     /// `upstream_tls`: the table `[server.upstream_tls]`
-    pub upstream_tls: UpstreamTls,
+    pub upstream_tls: UpstreamTls = UpstreamTls::default(),
 }
-
-impl Default for ServerConfig {
-    fn default() -> ServerConfig {
-        ServerConfig {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-            upstream: None,
-            host: HostPolicy::default(),
-            forwarded: ForwardedPolicy::default(),
-            trusted_proxies: Vec::new(),
-            connect_timeout: Duration::from_secs(2),
-            upstream_timeout: Duration::from_secs(30),
-            reinvalidate_after: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(30),
-            header_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(30),
-            max_connections: None,
-            max_connections_per_client: None,
-            max_streams_per_client: 1000,
-            max_heads: 16 << 20,
-            max_upstream_requests: 512,
-            max_upstream_requests_per_client: 128,
-            max_unshared_per_client: 128,
-            max_upstream_streams: 1024,
-            max_upstream_streams_per_client: 256,
-            stream_after: Duration::from_secs(5),
-            collapse_wait: Duration::from_secs(1),
-            upgrades: vec!["websocket".to_owned()],
-            stream_timeout: Duration::from_secs(3600),
-            max_head: 64 << 10,
-            max_query_body: 64 << 10,
-            max_rule_body: 64 << 10,
-            upload_rate: 500,
-            download_rate: 500,
-            on_incomplete: OnIncomplete::default(),
-            login: None,
-            underscores: false,
-            credential_headers: Credentials::default(),
-            case_insensitive_paths: PathCase::default(),
-            upstream_keep_alive: Duration::from_secs(4),
-            resolver: None,
-            cache_status: CacheStatus::default(),
-            group_fields: false,
-            upstream_tls: UpstreamTls::default(),
-        }
-    }
 }
 
 /// `[server.upstream_tls]`: TLS to upstream.
@@ -194,26 +152,30 @@ impl ServerConfig {
     }
 }
 
+words! {
 /// `[server] on_incomplete`: how to treat a write that upstream received only in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnIncomplete {
     /// `"ignore"`: it did not happen (RFC 9112 §8).
     #[default]
-    Ignore,
+    Ignore = "ignore",
     /// `"invalidate"`: upstream may have acted on the received part.
-    Invalidate,
+    Invalidate = "invalidate",
+}
 }
 
+words! {
 /// `[server] cache_status` (RFC 9211)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheStatus {
     /// `"plain"`: the outcome
     #[default]
-    Plain,
+    Plain = "plain",
     /// `"key"`: the outcome and the cache key of the response
-    Key,
+    Key = "key",
     /// `"off"`: nothing is added; members from caches nearer to the origin stay
-    Off,
+    Off = "off",
+}
 }
 
 /// `[server] host`
@@ -234,13 +196,11 @@ pub enum HostPolicy {
 pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> ServerConfig {
     let (mut server, mut policy, mut tls) = (ServerConfig::default(), None, None);
     if let Some(mut table) = section(root, "server") {
-        set(&mut server.listen, table.item("listen").and_then(|item| checked(&item, address::listen)));
-        server.upstream = table.item("upstream").and_then(|item| checked(&item, address::upstream));
-        policy = table.item("host").and_then(|item| checked(&item, host));
-        let words =
-            [("set", ForwardedPolicy::Set), ("append", ForwardedPolicy::Append), ("off", ForwardedPolicy::Off)];
+        set(&mut server.listen, table.read("listen", |item| checked(&item, address::listen)));
+        server.upstream = table.read("upstream", |item| checked(&item, address::upstream));
+        policy = table.read("host", |item| checked(&item, host));
         let forwarded = table.item("forwarded");
-        set(&mut server.forwarded, forwarded.as_ref().and_then(|item| item.choice(&words)));
+        set(&mut server.forwarded, forwarded.as_ref().and_then(|item| item.choice(ForwardedPolicy::WORDS)));
         let trusted = table.item("trusted_proxies");
         set(&mut server.trusted_proxies, trusted.as_ref().and_then(read_networks));
         match (server.forwarded, forwarded, trusted) {
@@ -256,7 +216,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
             _ => {}
         }
         let mut timeout = |key, field: &mut Duration| {
-            set(field, table.item(key).and_then(|item| item.duration(&TIMEOUT)));
+            set(field, table.read(key, |item| item.duration(&TIMEOUT)));
         };
         timeout("connect_timeout", &mut server.connect_timeout);
         timeout("upstream_timeout", &mut server.upstream_timeout);
@@ -268,50 +228,46 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("stream_after", &mut server.stream_after);
         timeout("stream_timeout", &mut server.stream_timeout);
         timeout("upstream_keep_alive", &mut server.upstream_keep_alive);
-        set(&mut server.underscores, table.item("underscores").and_then(|item| item.boolean()));
-        let credentials = table.item("credential_headers").and_then(|item| read_headers(&item));
+        set(&mut server.underscores, table.read("underscores", |item| item.boolean()));
+        let credentials = table.read("credential_headers", |item| read_headers(&item));
         set(&mut server.credential_headers, credentials.map(Credentials::and));
-        let is_insensitive = table.item("case_insensitive_paths").and_then(|item| item.boolean());
+        let is_insensitive = table.read("case_insensitive_paths", |item| item.boolean());
         let case = if is_insensitive == Some(true) { PathCase::Insensitive } else { PathCase::Sensitive };
         server.case_insensitive_paths = case;
-        server.resolver = table.item("resolver").and_then(|item| checked(&item, address::resolver));
+        server.resolver = table.read("resolver", |item| checked(&item, address::resolver));
         (server.max_upstream_requests, server.max_upstream_requests_per_client) = shared(
             &mut table,
             ["max_upstream_requests", "max_upstream_requests_per_client"],
             server.max_upstream_requests,
         );
         server.max_unshared_per_client = usual_unshared(server.max_upstream_requests);
-        let unshared = table.item("max_unshared_per_client").and_then(|item| item.integer(&COUNT));
+        let unshared = table.read("max_unshared_per_client", |item| item.integer(&COUNT));
         set(&mut server.max_unshared_per_client, unshared);
         (server.max_upstream_streams, server.max_upstream_streams_per_client) = shared(
             &mut table,
             ["max_upstream_streams", "max_upstream_streams_per_client"],
             server.max_upstream_streams,
         );
-        set(&mut server.collapse_wait, table.item("collapse_wait").and_then(|item| item.duration(&COLLAPSE_WAIT)));
-        set(&mut server.upgrades, table.item("upgrades").and_then(|item| read_upgrades(&item)));
-        let head = table.item("max_head").and_then(|item| item.size(&(8192..=1 << 20)));
-        set(&mut server.max_head, head.and_then(|size| usize::try_from(size).ok()));
+        set(&mut server.collapse_wait, table.read("collapse_wait", |item| item.duration(&COLLAPSE_WAIT)));
+        set(&mut server.upgrades, table.read("upgrades", |item| read_upgrades(&item)));
+        set(&mut server.max_head, table.read("max_head", |item| item.size(&(8192..=1 << 20))));
         read_clients(&mut table, &mut server);
-        let query = table.item("max_query_body").and_then(|item| item.size(&(0..=16 << 20)));
+        let query = table.read("max_query_body", |item| item.size(&(0..=16 << 20)));
         set(&mut server.max_query_body, query);
-        set(
-            &mut server.max_rule_body,
-            table.item("max_rule_body").and_then(|item| item.size(&(1 << 10..=1 << 20))),
-        );
+        set(&mut server.max_rule_body, table.read("max_rule_body", |item| item.size(&(1 << 10..=1 << 20))));
         for (key, field) in
             [("upload_rate", &mut server.upload_rate), ("download_rate", &mut server.download_rate)]
         {
-            set(field, table.item(key).and_then(|item| item.size(&(0..=1 << 30))));
+            set(field, table.read(key, |item| item.size(&(0..=1 << 30))));
         }
-        let words = [("ignore", OnIncomplete::Ignore), ("invalidate", OnIncomplete::Invalidate)];
-        set(&mut server.on_incomplete, table.item("on_incomplete").and_then(|item| item.choice(&words)));
-        let login = table.item("login").and_then(|item| item.text()).filter(|login| !login.value.is_empty());
+        set(&mut server.on_incomplete, table.read("on_incomplete", |item| item.choice(OnIncomplete::WORDS)));
+        let login = table.read("login", |item| item.text()).filter(|login| !login.value.is_empty());
         server.login = login.and_then(|login| compile(&login, case));
-        let words = [("plain", CacheStatus::Plain), ("key", CacheStatus::Key), ("off", CacheStatus::Off)];
-        set(&mut server.cache_status, table.item("cache_status").and_then(|item| item.choice(&words)));
-        let words = [("remove", false), ("keep", true)];
-        set(&mut server.group_fields, table.item("group_fields").and_then(|item| item.choice(&words)));
+        set(&mut server.cache_status, table.read("cache_status", |item| item.choice(CacheStatus::WORDS)));
+        set(
+            &mut server.group_fields,
+            table.read("group_fields", |item| item.choice(&[("remove", false), ("keep", true)])),
+        );
         tls = table.item("upstream_tls");
         set(&mut server.upstream_tls, tls.as_ref().and_then(read_upstream_tls));
         table.finish();
@@ -336,7 +292,7 @@ pub fn refuse_credentials_in_tags(root: &mut Table<'_>, rules: &RuleSet, credent
     for family in rules.families() {
         let names = family.instances.iter().filter_map(|further| further.source.field());
         for name in names.filter(|name| credentials.further().contains(name)) {
-            let tables = root.item("family").and_then(|item| item.list()).unwrap_or_default();
+            let tables = root.read("family", |item| item.list()).unwrap_or_default();
             let place = tables.get(family.id).map_or_else(|| root.span(), Item::span);
             let message = format!(
                 "family {:?}: instance: {name} has credentials (credential_headers), which tags would show",
@@ -382,9 +338,9 @@ fn read_upstream_tls(item: &Item<'_>) -> Option<UpstreamTls> {
 
 /// The settings of `[server]` that limit clients.
 fn read_clients(table: &mut Table<'_>, server: &mut ServerConfig) {
-    server.max_connections = table.item("max_connections").and_then(|item| count(&item, &COUNT));
+    server.max_connections = table.read("max_connections", |item| item.integer(&COUNT));
     if let Some(item) = table.item("max_connections_per_client") {
-        server.max_connections_per_client = count(&item, &COUNT);
+        server.max_connections_per_client = item.integer(&COUNT);
         let total = server.max_connections.unwrap_or(1_000_000);
         if server.max_connections_per_client.is_some_and(|share| share > total) {
             item.fault(
@@ -393,8 +349,7 @@ fn read_clients(table: &mut Table<'_>, server: &mut ServerConfig) {
             );
         }
     }
-    let streams = table.item("max_streams_per_client").and_then(|item| count(&item, &COUNT));
-    set(&mut server.max_streams_per_client, streams);
+    set(&mut server.max_streams_per_client, table.read("max_streams_per_client", |item| item.integer(&COUNT)));
     let heads = table.item("max_heads");
     let sum = heads.as_ref().and_then(|item| item.size(&(256 << 10..=1 << 40)));
     set(&mut server.max_heads, sum);
@@ -408,9 +363,9 @@ fn read_clients(table: &mut Table<'_>, server: &mut ServerConfig) {
 
 /// A limit for all clients together, and each client's share of it.
 fn shared(table: &mut Table<'_>, [total, per_client]: [&'static str; 2], usual: usize) -> (usize, usize) {
-    let most = table.item(total).and_then(|item| count(&item, &COUNT)).unwrap_or(usual);
+    let most = table.read(total, |item| item.integer(&COUNT)).unwrap_or(usual);
     let item = table.item(per_client);
-    let share = item.as_ref().and_then(|item| count(item, &COUNT));
+    let share = item.as_ref().and_then(|item| item.integer(&COUNT));
     if let (Some(item), Some(share)) = (&item, share)
         && share > most
     {

@@ -13,6 +13,7 @@ use crate::rules::family::read::{read_compress, read_version};
 use crate::rules::fault::Fault;
 use crate::rules::reader::{Item, Table};
 use crate::secret::Secret;
+use crate::words::words;
 
 /// Every request may wait this long for Redis; more would be an outage of its own.
 const STORE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
@@ -23,53 +24,56 @@ const COLLAPSE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration
 /// Below, the sweeper would hardly pause; above, it would hardly run.
 const SWEEP_PAUSE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
+settings! {
+"store":
 /// `[store]`
 #[derive(Clone, PartialEq)]
 pub struct StoreConfig {
     /// `redis`: the URL of a server, a cluster, or sentinels; see [`super::store_url`]
-    pub redis: String,
+    pub redis: String = String::new(),
     /// `username` and `password`, if the URL has none; not percent-encoded. Default: none
-    pub login: Login,
+    pub login: Login = Login::default(),
     /// `password_file`: a file with the password; a trailing line break is removed; default: none
-    pub password_file: Option<PathBuf>,
+    pub password_file: Option<PathBuf> = None,
     /// `tls_ca`: PEM file with the certificate authorities for the server's certificate; default: the system's
-    pub tls_ca: Option<PathBuf>,
+    pub tls_ca: Option<PathBuf> = None,
     /// `tls_cert` and `tls_key`: PEM files with the client certificate and its key; default: none
-    pub tls_identity: Option<(PathBuf, PathBuf)>,
+    pub tls_identity: Option<(PathBuf, PathBuf)> = None,
     /// `namespace`: 1 to 64 of [A-Za-z0-9_.-], default "larder"
-    pub namespace: String,
+    pub namespace: String = "larder".to_owned(),
     /// `version`: a part of every cache key; 1 to 64 of [A-Za-z0-9_.-], default: none
-    pub version: Option<String>,
+    pub version: Option<String> = None,
     /// `compress`: whether bodies in Redis are compressed with zstd, where the family does not say; default false
-    pub compress: bool,
+    pub compress: bool = false,
     /// `compress_above`: bytes up to which a body is not compressed, default 1KiB
-    pub compress_above: usize,
+    pub compress_above: usize = 1 << 10,
     /// `timeout`: how long a request waits for Redis, default 100ms
-    pub timeout: Duration,
+    pub timeout: Duration = Duration::from_millis(100),
     /// `connect_timeout`, default 500ms
-    pub connect_timeout: Duration,
+    pub connect_timeout: Duration = Duration::from_millis(500),
     /// `marks_max`: marks in Redis before the oldest are removed and the floor rises, default 4000000
-    pub marks_max: u64,
+    pub marks_max: u64 = 4_000_000,
     /// `coherence`: lease (the default) | strict | eventual
-    pub coherence: Coherence,
+    pub coherence: Coherence = Coherence::default(),
     /// `lease`: how long a proxy serves from memory after a reply from Redis, and the longest that a write waits for
     /// another proxy; 100ms to 1m, default 1s
-    pub lease: Duration,
+    pub lease: Duration = Duration::from_secs(1),
     /// `on_outage`: forward (the default) | refuse
-    pub on_outage: OnOutage,
+    pub on_outage: OnOutage = OnOutage::default(),
     /// `wait_replicas`: Redis replicas that must confirm an invalidation before the write is answered; 0 to 100,
     /// default 0
-    pub wait_replicas: u64,
+    pub wait_replicas: u64 = 0,
     /// `collapse_timeout`: how long a proxy waits for another proxy's fetch in families with `collapse = "fleet"`;
     /// 100ms to 1m, default 5s, at most `upstream_timeout`
-    pub collapse_timeout: Duration,
+    pub collapse_timeout: Duration = Duration::from_secs(5),
     /// `sweep_rate`: keys per second that the sweeper checks, at most 1000000, default 1000; 0 disables it
-    pub sweep_rate: u64,
+    pub sweep_rate: u64 = 1000,
     /// `sweep_pause`: pause between two sweeps; 1s to 1d, default 1m
-    pub sweep_pause: Duration,
+    pub sweep_pause: Duration = Duration::from_secs(60),
     /// `secret`: keys the checksums of entries and the HMACs of credentials in cache keys; at least 16 bytes, from
     /// the environment; default: none
-    pub secret: Option<String>,
+    pub secret: Option<String> = None,
+}
 }
 
 impl fmt::Debug for StoreConfig {
@@ -102,26 +106,30 @@ impl StoreConfig {
     }
 }
 
+words! {
 /// `[store] coherence`: what a hit checks, and what a write waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Coherence {
     /// Hits are served from memory under a lease; a write waits until every proxy has its invalidation.
     #[default]
-    Lease,
+    Lease = "lease",
     /// Every hit checks Redis.
-    Strict,
+    Strict = "strict",
     /// Like `Lease`, but writes do not wait: another proxy may serve what they invalidated for up to a lease.
-    Eventual,
+    Eventual = "eventual",
+}
 }
 
+words! {
 /// `[store] on_outage`: how to treat writes while Redis is unavailable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnOutage {
     /// Forward them, and store their invalidations in Redis when it is back.
     #[default]
-    Forward,
+    Forward = "forward",
     /// Refuse them with 503.
-    Refuse,
+    Refuse = "refuse",
+}
 }
 
 /// `[store]`; `None` if neither file nor flags name a Redis.
@@ -131,28 +139,8 @@ pub fn read_store(
     overrides: &Overrides,
     flags: &mut Vec<Fault>,
 ) -> Option<StoreConfig> {
-    let mut store = StoreConfig {
-        redis: String::new(),
-        login: Login::default(),
-        password_file: None,
-        tls_ca: None,
-        tls_identity: None,
-        namespace: "larder".to_owned(),
-        version: None,
-        compress: false,
-        compress_above: 1 << 10,
-        timeout: Duration::from_millis(100),
-        connect_timeout: Duration::from_millis(500),
-        marks_max: 4_000_000,
-        coherence: Coherence::default(),
-        lease: Duration::from_secs(1),
-        on_outage: OnOutage::default(),
-        wait_replicas: 0,
-        collapse_timeout: Duration::from_secs(5).min(server.upstream_timeout),
-        sweep_rate: 1000,
-        sweep_pause: Duration::from_secs(60),
-        secret: None,
-    };
+    let usual = StoreConfig::default();
+    let mut store = StoreConfig { collapse_timeout: usual.collapse_timeout.min(server.upstream_timeout), ..usual };
     let flagged = overrides.redis.is_some();
     let mut tls = None;
     if let Some(mut table) = section(root, "store") {
@@ -161,30 +149,30 @@ pub fn read_store(
         let url = if flagged { table.item("redis") } else { table.required("redis", remedy) };
         set(&mut store.redis, url.and_then(|item| text_passing(&item, store_url)));
         read_login(&mut table, &mut store);
-        let namespace = table.item("namespace").and_then(|item| text_passing(&item, address::namespace));
+        let namespace = table.read("namespace", |item| text_passing(&item, address::namespace));
         set(&mut store.namespace, namespace);
-        store.version = table.item("version").and_then(|item| read_version(&item));
-        set(&mut store.compress, table.item("compress").and_then(|item| read_compress(&item)));
+        store.version = table.read("version", |item| read_version(&item));
+        set(&mut store.compress, table.read("compress", |item| read_compress(&item)));
         let asked = table.item("compress_above");
         let above = asked.as_ref().and_then(|item| item.size(&(64..=1 << 20)));
         // The sample shows the default.
-        let is_default = above.is_none_or(|above| above == store.compress_above as u64);
+        let is_default = above.is_none_or(|above| above == store.compress_above);
         if let Some(item) = asked.filter(|_| !is_default && !store.compress && !is_compressed) {
             item.fault("has no effect with compress = \"off\"", "write compress = \"zstd\", or remove it");
         }
-        set(&mut store.compress_above, above.and_then(|size| usize::try_from(size).ok()));
-        set(&mut store.timeout, table.item("timeout").and_then(|item| item.duration(&STORE_TIMEOUT)));
-        let connect = table.item("connect_timeout").and_then(|item| item.duration(&STORE_TIMEOUT));
+        set(&mut store.compress_above, above);
+        set(&mut store.timeout, table.read("timeout", |item| item.duration(&STORE_TIMEOUT)));
+        let connect = table.read("connect_timeout", |item| item.duration(&STORE_TIMEOUT));
         set(&mut store.connect_timeout, connect);
-        let marks = table.item("marks_max").and_then(|item| item.integer(&(1024..=1_000_000_000)));
+        let marks = table.read("marks_max", |item| item.integer(&(1024..=1_000_000_000)));
         set(&mut store.marks_max, marks);
         (store.tls_ca, store.tls_identity, tls) = read_tls_files(&mut table, ["tls_ca", "tls_cert", "tls_key"]);
         read_promises(&mut table, &mut store);
         set(&mut store.collapse_timeout, read_collapse_timeout(&mut table, server));
-        let rate = table.item("sweep_rate").and_then(|item| item.integer(&(0..=1_000_000)));
+        let rate = table.read("sweep_rate", |item| item.integer(&(0..=1_000_000)));
         set(&mut store.sweep_rate, rate);
-        set(&mut store.sweep_pause, table.item("sweep_pause").and_then(|item| item.duration(&SWEEP_PAUSE)));
-        store.secret = table.item("secret").and_then(|item| read_secret(&item));
+        set(&mut store.sweep_pause, table.read("sweep_pause", |item| item.duration(&SWEEP_PAUSE)));
+        store.secret = table.read("secret", |item| read_secret(&item));
         table.finish();
     }
     if flag("--redis", overrides.redis.as_deref(), store_url, flags).is_some() {
@@ -234,12 +222,10 @@ fn read_secret(item: &Item<'_>) -> Option<String> {
 
 /// The settings for coherence.
 fn read_promises(table: &mut Table<'_>, store: &mut StoreConfig) {
-    let words = [("lease", Coherence::Lease), ("strict", Coherence::Strict), ("eventual", Coherence::Eventual)];
-    set(&mut store.coherence, table.item("coherence").and_then(|item| item.choice(&words)));
-    set(&mut store.lease, table.item("lease").and_then(|item| item.duration(&LEASE)));
-    let words = [("forward", OnOutage::Forward), ("refuse", OnOutage::Refuse)];
-    set(&mut store.on_outage, table.item("on_outage").and_then(|item| item.choice(&words)));
-    set(&mut store.wait_replicas, table.item("wait_replicas").and_then(|item| item.integer(&(0..=100))));
+    set(&mut store.coherence, table.read("coherence", |item| item.choice(Coherence::WORDS)));
+    set(&mut store.lease, table.read("lease", |item| item.duration(&LEASE)));
+    set(&mut store.on_outage, table.read("on_outage", |item| item.choice(OnOutage::WORDS)));
+    set(&mut store.wait_replicas, table.read("wait_replicas", |item| item.integer(&(0..=100))));
 }
 
 fn read_collapse_timeout(table: &mut Table<'_>, server: &ServerConfig) -> Option<Duration> {

@@ -10,6 +10,7 @@ use super::fields::{flag, passed};
 use crate::rules;
 use crate::rules::fault::Fault;
 use crate::rules::reader::{Item, Table, Text};
+use crate::words::words;
 
 /// Shortest token that is not warned of, bytes.
 pub const SHORTEST: usize = 16;
@@ -45,24 +46,16 @@ impl fmt::Debug for TokenSecret {
     }
 }
 
+words! {
 /// The permissions of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Read only.
-    Viewer,
+    Viewer = "viewer",
     /// Read and change.
-    Admin,
+    Admin = "admin",
 }
-
-impl Role {
-    /// As in the rules file.
-    pub fn word(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Admin => "admin",
-        }
-    }
 }
 
 /// SHA-256 of a token.
@@ -99,10 +92,9 @@ pub fn override_tokens(tokens: &mut Vec<Token>, role: Role, token: Option<&str>,
 pub fn read_tokens(item: &Item<'_>) -> Vec<Token> {
     let mut tokens: Vec<Token> = Vec::new();
     for mut table in item.tables().unwrap_or_default() {
-        let words = [("viewer", Role::Viewer), ("admin", Role::Admin)];
         let role = table.required("role", "write role = \"admin\" or \"viewer\"");
-        let role = role.and_then(|item| item.choice(&words));
-        let name = table.item("name").and_then(|item| read_name(&item, &tokens));
+        let role = role.and_then(|item| item.choice(Role::WORDS));
+        let name = table.read("name", |item| read_name(&item, &tokens));
         let families = table.item("families");
         if let (Some(item), Some(Role::Viewer)) = (&families, role) {
             item.fault("has no effect: a viewer may not purge anything", "remove it, or write role = \"admin\"");

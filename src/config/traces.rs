@@ -10,6 +10,8 @@ use crate::http::headers::{Credentials, dashed};
 use crate::rules::reader::{Item, Table, Text};
 use crate::rules::thresholds::percent;
 
+settings! {
+"traces":
 /// `[traces]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct TracesConfig {
@@ -22,6 +24,7 @@ pub struct TracesConfig {
     /// `service`: `service.name` of the spans, default larder
     pub service: String,
 }
+}
 
 /// Fields that are those of the exporter.
 static REFUSED: [HeaderName; 5] =
@@ -33,9 +36,9 @@ pub fn read(root: &mut Table<'_>) -> Option<TracesConfig> {
     let endpoint = table
         .required("endpoint", "add endpoint = \"http://127.0.0.1:4318/v1/traces\", or remove the table")
         .and_then(|item| endpoint(&item));
-    let sample = table.item("sample").and_then(|item| sample(&item));
+    let sample = table.read("sample", |item| sample(&item));
     let headers = table.item("headers").map(|item| read_headers(&item)).unwrap_or_default();
-    let service = table.item("service").and_then(|item| item.filled()).map(|text| text.value.trim().to_owned());
+    let service = table.read("service", |item| item.filled()).map(|text| text.value.trim().to_owned());
     table.finish();
     Some(TracesConfig {
         endpoint: endpoint?,

@@ -132,16 +132,16 @@ pub fn read(root: &mut Table<'_>, server: &ServerConfig, rules: &mut RuleSet) ->
 fn read_table(mut table: Table<'_>, server: &ServerConfig, rules: &RuleSet) -> WarmTable {
     table.rename("[[warm]]".to_owned());
     let paths = table.item("paths").map(|item| read_paths(&item)).unwrap_or_default();
-    let file = table.item("file").and_then(|item| item.filled()).map(|text| PathBuf::from(text.value));
-    let openapi = table.item("openapi").and_then(|item| item.filled()).map(|text| read_openapi(&text));
-    let sitemap = table.item("sitemap").and_then(|item| path_at_api(&item));
+    let file = table.read("file", |item| item.filled()).map(|text| PathBuf::from(text.value));
+    let openapi = table.read("openapi", |item| item.filled()).map(|text| read_openapi(&text));
+    let sitemap = table.read("sitemap", |item| path_at_api(&item));
     let reads = read_counted(&mut table, rules);
     let host_item = table.item("host");
     let host = host_item.as_ref().and_then(read_host).unwrap_or_default();
     let headers = table.item("headers").map(|item| read_headers(&item, &server.credential_headers));
     let (headers, has_default_credentials) = headers.unwrap_or_default();
     let [mut on_startup, mut on_invalidate] = [false; 2];
-    for text in table.item("on").and_then(|item| item.texts()).unwrap_or_default() {
+    for text in table.read("on", |item| item.texts()).unwrap_or_default() {
         match text.value.as_str() {
             "startup" => on_startup = true,
             "invalidate" => on_invalidate = true,
@@ -150,7 +150,7 @@ fn read_table(mut table: Table<'_>, server: &ServerConfig, rules: &RuleSet) -> W
     }
     let (schedule, zone) = read_schedule(&mut table, reads.as_ref().is_some_and(|reads| reads.predict));
     let concurrency = read_concurrency(&mut table, server);
-    let rate = table.item("rate").and_then(|item| item.integer(&(1..=100_000)));
+    let rate = table.read("rate", |item| item.integer(&(1..=100_000)));
     let names_paths = !paths.is_empty() || file.is_some() || openapi.is_some();
     if !names_paths && sitemap.is_none() && reads.is_none() && !table.has_any(&SOURCES) {
         table.lacks(
@@ -278,8 +278,7 @@ fn read_counted(table: &mut Table<'_>, rules: &RuleSet) -> Option<CountedReads> 
         name.fault(message, "name a family that is cached");
         return None;
     }
-    let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(100);
-    Some(CountedReads { family: found.name.clone(), most, predict: is_predicted })
+    Some(CountedReads { family: found.name.clone(), most: most.unwrap_or(100), predict: is_predicted })
 }
 
 fn read_host(item: &Item<'_>) -> Option<String> {
@@ -407,9 +406,7 @@ fn read_concurrency(table: &mut Table<'_>, server: &ServerConfig) -> usize {
     let most = server.max_upstream_requests_per_client;
     let usual = 4.min(most);
     let Some(item) = table.item("concurrency") else { return usual };
-    let Some(concurrency) = item.integer(&(1..=1000)).and_then(|count| usize::try_from(count).ok()) else {
-        return usual;
-    };
+    let Some(concurrency) = item.integer(&(1..=1000)) else { return usual };
     if concurrency > most {
         item.fault(
             format!(

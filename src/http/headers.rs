@@ -13,6 +13,7 @@ use http::header::{
 use http::{HeaderMap, StatusCode, Version};
 
 use crate::http::target::Target;
+use crate::words::words;
 
 pub mod claims;
 pub mod credentials;
@@ -28,19 +29,21 @@ pub use unkeyed::{
     Meant, is_safe, keep_cookies, keep_keyed, keep_only, methods_meant, strip_claims, strip_unkeyed,
 };
 
+words! {
 /// How the client's address is forwarded to upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ForwardedPolicy {
     /// Set `Forwarded` and `X-Forwarded-{For,Host,Proto}`, and drop all `X-Forwarded-…` from the client. For a Larder
     /// that clients reach directly: they cannot forge their address.
     #[default]
-    Set,
+    Set = "set",
     /// Append to the fields of a trusted proxy in front ([`crate::config::ServerConfig::forwarded_from`]).
     /// `X-Forwarded-Host` and `-Proto`, which are no lists, are set only if absent: the first proxy's values are
     /// right.
-    Append,
+    Append = "append",
     /// Drop them all and add none.
-    Off,
+    Off = "off",
+}
 }
 
 /// RFC 8586

@@ -19,6 +19,7 @@ use crate::http::{Policy, TtlPolicy};
 use crate::key::{self, Callers, FamilyKeySpec, Identity, KeySpec, PresentedCredentials};
 use crate::marks::Tag;
 use crate::secret::Secret;
+use crate::words::words;
 
 pub(crate) mod read;
 
@@ -147,27 +148,18 @@ impl Default for Fetching {
     }
 }
 
+words! {
 /// Which requests share one fetch on a miss (`collapse`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Collapse {
     /// None: every request fetches for itself.
-    Off,
+    Off = "off",
     /// Requests to the same proxy.
     #[default]
-    Proxy,
+    Proxy = "proxy",
     /// Requests to all proxies that share a store.
-    Fleet,
+    Fleet = "fleet",
 }
-
-impl Collapse {
-    /// The value in `rules.toml`.
-    pub fn word(self) -> &'static str {
-        match self {
-            Collapse::Off => "off",
-            Collapse::Proxy => "proxy",
-            Collapse::Fleet => "fleet",
-        }
-    }
 }
 
 impl Family {

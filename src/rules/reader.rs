@@ -229,6 +229,11 @@ impl<'t> Table<'t> {
         Some(Item::new(self.reader, self.says(key), self.place_of(key), value))
     }
 
+    /// What `read` makes of the value of a key, if it is present.
+    pub fn read<T>(&mut self, key: &'static str, read: impl FnOnce(Item<'t>) -> Option<T>) -> Option<T> {
+        self.item(key).and_then(read)
+    }
+
     /// The value of a required key.
     pub fn required(&mut self, key: &'static str, remedy: &str) -> Option<Item<'t>> {
         let item = self.item(key);
@@ -284,15 +289,6 @@ impl<'t> Table<'t> {
     /// Reports a fault of the table as a whole.
     pub fn lacks(&self, message: impl Display, remedy: &str) {
         self.reader.absence(self.span(), self.says(message), remedy);
-    }
-
-    /// Reports keys that are reserved for features that do not exist yet.
-    pub fn later(&mut self, keys: &[&'static str]) {
-        for (key, _) in self.table.iter().filter(|(key, _)| keys.contains(&key.get_ref().as_ref())) {
-            let message = self.says(format_args!("{} is not supported yet", key.get_ref()));
-            self.reader.fault(key.span(), message, "remove it");
-        }
-        self.known.extend_from_slice(keys);
     }
 
     /// Reports every key that was not read.
@@ -472,7 +468,7 @@ impl<'t> Item<'t> {
     }
 
     /// A whole number in a range.
-    pub fn integer(&self, range: &RangeInclusive<u64>) -> Option<u64> {
+    pub fn integer<N: TryFrom<u64>>(&self, range: &RangeInclusive<u64>) -> Option<N> {
         let DeValue::Integer(number) = self.value else {
             return self.wrong("a whole number", "write digits, without quotes");
         };
@@ -483,7 +479,7 @@ impl<'t> Item<'t> {
             self.fault(format_args!("{number} is out of range"), format!("write a number from {from} to {to}"));
             return None;
         }
-        value
+        N::try_from(value?).ok()
     }
 
     /// Whether it is `true` or `false`.
@@ -530,7 +526,7 @@ impl<'t> Item<'t> {
     }
 
     /// A size such as `8MiB`, in bytes, in a range.
-    pub fn size(&self, range: &RangeInclusive<u64>) -> Option<u64> {
+    pub fn size<N: TryFrom<u64>>(&self, range: &RangeInclusive<u64>) -> Option<N> {
         if let DeValue::Integer(number) = self.value {
             return self.wrong("a size", &format!("write {} = \"{number}B\", with its unit", self.key()));
         }
@@ -545,7 +541,7 @@ impl<'t> Item<'t> {
             text.fault(format_args!("{:?} is out of range", text.raw), format!("write {from} to {to}"));
             return None;
         }
-        Some(value.as_u64())
+        N::try_from(value.as_u64()).ok()
     }
 
     /// One of the given words.

@@ -20,8 +20,7 @@ pub(super) struct ReuseFields {
 
 /// Reads them, and refuses what has no effect.
 pub(super) fn read(table: &mut Table<'_>, methods: ReadMethods) -> ReuseFields {
-    let words = [Revalidate::WhenStale, Revalidate::Always].map(|revalidate| (revalidate.word(), revalidate));
-    let revalidate = table.item("revalidate").and_then(|item| item.choice(&words)).unwrap_or_default();
+    let revalidate = table.read("revalidate", |item| item.choice(Revalidate::WORDS)).unwrap_or_default();
     let slow = table.item("stale_while_slow");
     let stale_while_slow = slow.as_ref().and_then(|item| item.duration(&SLOW));
     if revalidate == Revalidate::Always {

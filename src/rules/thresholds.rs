@@ -39,9 +39,9 @@ impl FamilyThresholds {
     /// Reads the fields of both tables.
     pub fn read(table: &mut Table<'_>) -> FamilyThresholds {
         FamilyThresholds {
-            hit_rate: table.item("hit_rate").and_then(|item| or_off(&item, percent)),
-            error_rate: table.item("error_rate").and_then(|item| or_off(&item, percent)),
-            hit_latency: table.item("hit_latency").and_then(|item| or_off(&item, |item| item.duration(&LATENCY))),
+            hit_rate: table.read("hit_rate", |item| or_off(&item, percent)),
+            error_rate: table.read("error_rate", |item| or_off(&item, percent)),
+            hit_latency: table.read("hit_latency", |item| or_off(&item, |item| item.duration(&LATENCY))),
         }
     }
 

@@ -37,7 +37,7 @@ const SOURCES: usize = 8;
 /// omitted, but its name is known.
 pub fn read(root: &mut Table<'_>, names: &mut FamilyNames, case: PathCase) -> Vec<Family> {
     let has_keys = root.item("jwt").is_some();
-    let tables = root.item("family").and_then(|item| item.tables()).unwrap_or_default();
+    let tables = root.read("family", |item| item.tables()).unwrap_or_default();
     let mut seen = EarlierFamilies::default();
     let read = |(id, table)| read_one((id, case), (table, has_keys), names, &mut seen);
     // Ids are positions: a faulty family leaves none, and the rules are not used then.
@@ -70,7 +70,7 @@ fn read_one(
     if let Some((_, shown)) = &name {
         table.rename(format!("family {shown:?}"));
     }
-    let cache = table.item("cache").and_then(|item| item.choice(&[("default", false), ("never", true)]));
+    let cache = table.read("cache", |item| item.choice(&[("default", false), ("never", true)]));
     let is_never_cached = cache.unwrap_or(false);
     let methods = read_methods(&mut table, is_never_cached);
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
@@ -96,14 +96,13 @@ fn read_one(
     let ReuseFields { revalidate, stale_while_slow, write_through } = reuse::read(&mut table, methods);
     let policy = read_policy(&mut table, &key_spec, revalidate);
     let fetching = read_fetching(&mut table);
-    let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
-    let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
+    let collapse = table.read("collapse", |item| item.choice(Collapse::WORDS)).unwrap_or_default();
     let told = ToldDownstream::read(&mut table, &key_spec.identity);
-    let compress = table.item("compress").and_then(|item| read_compress(&item));
-    let version = table.item("version").and_then(|item| read_version(&item));
-    let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
-    let until_ttl = table.item("invalidation").and_then(|item| item.choice(&[("rules", false), ("none", true)]));
-    let alerts = table.item("alerts").and_then(|item| FamilyThresholds::of_family(&item)).unwrap_or_default();
+    let compress = table.read("compress", |item| read_compress(&item));
+    let version = table.read("version", |item| read_version(&item));
+    let max_body = table.read("max_body", |item| item.size(&(1..=1 << 40)));
+    let until_ttl = table.read("invalidation", |item| item.choice(&[("rules", false), ("none", true)]));
+    let alerts = table.read("alerts", |item| FamilyThresholds::of_family(&item)).unwrap_or_default();
     let line = table.reader().line(&table.span());
     table.finish();
     let ((name, _), pattern) = (name?, pattern?);
@@ -261,22 +260,22 @@ pub fn read_version(item: &Item<'_>) -> Option<String> {
 
 fn read_fetching(table: &mut Table<'_>) -> Fetching {
     let usual = Fetching::default();
-    let whole = table.item("range").and_then(|item| item.choice(&[("forward", false), ("whole", true)]));
-    let keyed = table.item("forward").and_then(|item| item.choice(&[("all", false), ("keyed", true)]));
-    let variants = table.item("max_variants").and_then(|item| item.integer(&(1..=1000)));
+    let whole = table.read("range", |item| item.choice(&[("forward", false), ("whole", true)]));
+    let keyed = table.read("forward", |item| item.choice(&[("all", false), ("keyed", true)]));
+    let variants = table.read("max_variants", |item| item.integer(&(1..=1000)));
     Fetching {
-        normalize: table.item("normalize").and_then(|item| read_headers(&item)).unwrap_or_default(),
-        max_variants: variants.and_then(|count| usize::try_from(count).ok()).unwrap_or(usual.max_variants),
+        normalize: table.read("normalize", |item| read_headers(&item)).unwrap_or_default(),
+        max_variants: variants.unwrap_or(usual.max_variants),
         range_fetches_whole: whole.unwrap_or(usual.range_fetches_whole),
         keyed_only: keyed.unwrap_or(usual.keyed_only),
     }
 }
 
 fn read_keying(table: &mut Table<'_>, has_keys: bool) -> KeySpec {
-    let query = table.item("query").and_then(|item| read_query(&item)).unwrap_or_default();
-    let headers = table.item("headers").and_then(|item| read_headers(&item)).unwrap_or_default();
-    let cookies = table.item("cookies").and_then(|item| read_cookies(&item));
-    let identity = table.item("identity").and_then(|item| read_identity(&item, has_keys)).unwrap_or_default();
+    let query = table.read("query", |item| read_query(&item)).unwrap_or_default();
+    let headers = table.read("headers", |item| read_headers(&item)).unwrap_or_default();
+    let cookies = table.read("cookies", |item| read_cookies(&item));
+    let identity = table.read("identity", |item| read_identity(&item, has_keys)).unwrap_or_default();
     KeySpec { query, headers, cookies, identity }
 }
 
@@ -513,26 +512,21 @@ fn identity_meant(typed: &str) -> String {
 fn read_policy(table: &mut Table<'_>, key_spec: &KeySpec, revalidate: Revalidate) -> Policy {
     let asked_ttl = table.item("ttl");
     let ttl = asked_ttl.as_ref().and_then(|item| read_seconds(item, &LIFETIME));
-    let words = [TtlPolicy::Default, TtlPolicy::Override].map(|policy| (policy.word(), policy));
     let adaptive = table.item("adaptive_ttl");
     let adaptive_ttl = adaptive.and_then(|item| read_adaptive_ttl(&item, asked_ttl.is_some()));
     let asked_until = table.item("until");
     let until = asked_until.as_ref().and_then(read_until);
     let asked = table.item("ttl_policy");
-    let ttl_policy = asked.as_ref().and_then(|item| item.choice(&words)).unwrap_or_default();
+    let ttl_policy = asked.as_ref().and_then(|item| item.choice(TtlPolicy::WORDS)).unwrap_or_default();
     if let (Some(asked), TtlPolicy::Override, None, None) = (asked, ttl_policy, asked_ttl, asked_until) {
         asked.fault("\"override\" without a ttl has nothing to override with", "add ttl = \"…\", or remove it");
     }
-    let negative_ttl = table.item("negative_ttl").and_then(|item| read_negative_ttl(&item)).unwrap_or_default();
-    let heuristic = table.item("heuristic").and_then(|item| item.boolean()).unwrap_or(true);
-    let words = [ClientDirectives::Harmless, ClientDirectives::All, ClientDirectives::None]
-        .map(|counted| (counted.word(), counted));
-    let client_directives = table.item("client_directives").and_then(|item| item.choice(&words));
-    let words = [CloseDelimited::Forward, CloseDelimited::Store].map(|kind| (kind.word(), kind));
-    let close_delimited = table.item("close_delimited").and_then(|item| item.choice(&words));
-    let words = [SetCookie::Forward, SetCookie::Strip].map(|kind| (kind.word(), kind));
-    let set_cookie = table.item("set_cookie").and_then(|item| item.choice(&words));
-    let mut seconds = |key, range| table.item(key).and_then(|item| read_seconds(&item, range));
+    let negative_ttl = table.read("negative_ttl", |item| read_negative_ttl(&item)).unwrap_or_default();
+    let heuristic = table.read("heuristic", |item| item.boolean()).unwrap_or(true);
+    let client_directives = table.read("client_directives", |item| item.choice(ClientDirectives::WORDS));
+    let close_delimited = table.read("close_delimited", |item| item.choice(CloseDelimited::WORDS));
+    let set_cookie = table.read("set_cookie", |item| item.choice(SetCookie::WORDS));
+    let mut seconds = |key, range| table.read(key, |item| read_seconds(&item, range));
     Policy {
         ttl,
         ttl_policy,

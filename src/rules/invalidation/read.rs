@@ -28,7 +28,7 @@ const AGAIN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::f
 /// All rules of a file, in file order. A faulty rule is omitted.
 pub fn read(root: &mut Table<'_>, names: &FamilyNames, families: &[Family], case: PathCase) -> Vec<Invalidation> {
     let reader = root.reader();
-    let Some(table) = root.item("invalidate").and_then(|item| item.table()) else { return Vec::new() };
+    let Some(table) = root.read("invalidate", |item| item.table()) else { return Vec::new() };
     let mut rules = Vec::new();
     for (key, span, item) in table.entries() {
         let path = Text::of_key(reader, format!("invalidation {key:?}"), span, key);
@@ -113,13 +113,13 @@ fn read_table<'t>(
 ) -> Option<(Vec<Text<'t>>, RuleFields)> {
     let mut table = item.table()?;
     let families = table.required("families", "write families = [\"…\"]").and_then(|item| read_families(&item));
-    let methods = table.item("methods").and_then(|item| read_methods(&item));
-    let on = table.item("on").and_then(|item| read_statuses(&item));
-    let is_soft = table.item("mode").and_then(|item| item.choice(&[("hard", false), ("soft", true)]));
-    let grace = table.item("grace").and_then(|item| read_grace(&item, is_soft));
+    let methods = table.read("methods", |item| read_methods(&item));
+    let on = table.read("on", |item| read_statuses(&item));
+    let is_soft = table.read("mode", |item| item.choice(&[("hard", false), ("soft", true)]));
+    let grace = table.read("grace", |item| read_grace(&item, is_soft));
     let grace = is_soft.filter(|is_soft| *is_soft).map(|_| grace.unwrap_or(GRACE));
-    let again = table.item("again").and_then(|item| item.duration(&AGAIN));
-    let refresh = table.item("refresh").and_then(|item| item.boolean()).unwrap_or(false);
+    let again = table.read("again", |item| item.duration(&AGAIN));
+    let refresh = table.read("refresh", |item| item.boolean()).unwrap_or(false);
     let except = table.item("except").map(|item| read_exceptions(&item, path, names.case())).unwrap_or_default();
     table.finish();
     Some((families?, RuleFields { methods, on, grace, again, refresh, except }))
@@ -233,7 +233,7 @@ fn read_statuses(item: &Item<'_>) -> Option<StatusSet> {
 /// `404`, `"404"`, `"2xx"` or `"200-299"`. A 1xx status is not a final response.
 fn read_status(item: &Item<'_>) -> Option<(u16, u16)> {
     if item.is_integer() {
-        let status = u16::try_from(item.integer(&(200..=599))?).ok()?;
+        let status = item.integer(&(200..=599))?;
         return Some((status, status));
     }
     let text = item.filled()?;
