@@ -190,7 +190,7 @@ impl Caller {
         let scope = token.families.as_ref().map(|families| families.join(", ")).unwrap_or_default();
         let error = format!("the token {:?} may change {scope}, and not {outside}", token.name);
         let what_to_do = "name families of its scope, or use a token with others (families in [admin] tokens)";
-        Err(Refusal::new(StatusCode::FORBIDDEN, error, what_to_do).challenge(INSUFFICIENT))
+        Err(Refusal::forbidden(error, what_to_do).challenge(INSUFFICIENT))
     }
 
     /// Refuses a purge that its scope does not cover.
@@ -245,7 +245,7 @@ impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Refusal {
         const SEND: &str = "send Authorization: Bearer TOKEN with a token of [admin] tokens or LARDER_ADMIN_TOKEN";
         let unauthorized = |error: &str| Refusal::new(StatusCode::UNAUTHORIZED, error, SEND);
-        let forbidden = |error: &str, remedy: &str| Refusal::new(StatusCode::FORBIDDEN, error, remedy);
+        let forbidden = |error: &str, remedy: &str| Refusal::forbidden(error, remedy);
         match denied {
             // RFC 6750 §3: no error code when the request tried no token.
             Denied::NoToken => unauthorized("this needs a bearer token").challenge("Bearer realm=\"larder\""),

@@ -7,24 +7,16 @@ use std::time::{Duration, Instant};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::named::resolve;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
-use super::state::{AdminState, Answer, At, Shared};
+use super::state::{AdminState, Answer, At};
 use crate::cache::status::BypassChange;
 use crate::upkeep::bypasses::{self, Bypass};
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(bypasses)).routes(routes!(begin_bypass, end_bypass))
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct BypassList {
@@ -89,7 +81,7 @@ async fn set(
     match changed.map_err(|error| Refusal::store_away(&error.to_string()))? {
         BypassChange::TooMany => {
             let what_to_do = "end one with DELETE /cache/bypass/{family}, or name a level";
-            Err(Refusal::new(StatusCode::CONFLICT, "there are too many bypasses", what_to_do))
+            Err(Refusal::conflict("there are too many bypasses", what_to_do))
         }
         BypassChange::Done { was_one, followers, members } => {
             let followers = Followers { follow: followers, of: members };
@@ -132,14 +124,14 @@ pub async fn begin_bypass(
     if !names.clone().any(is_within) {
         resolve(&live, &family)?;
         let what_to_do = "name a family, or a level, and no instance or glob";
-        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("{family:?} is no family"), what_to_do));
+        return Err(Refusal::not_found(format!("{family:?} is no family"), what_to_do));
     }
     let lasting = query.lasting.as_deref().unwrap_or("10m");
     let lasting = humantime::parse_duration(lasting).ok().filter(|it| !it.is_zero() && *it <= bypasses::LONGEST);
     let lasting = lasting.ok_or_else(|| {
         let error =
             format!("for = {:?} is no time of at most a day", query.lasting.as_deref().unwrap_or_default());
-        Refusal::new(StatusCode::BAD_REQUEST, error, "write ?for=30s, ?for=10m or ?for=2h")
+        Refusal::bad_request(error, "write ?for=30s, ?for=10m or ?for=2h")
     })?;
     let by = caller.caller.token().map_or_else(|| caller.caller.role().to_owned(), |token| token.name.clone());
     let (_, list) = set(&state, &family, lasting, &by).await?;
@@ -164,7 +156,7 @@ pub async fn end_bypass(
     let (was_one, list) = set(&state, &family, Duration::ZERO, "").await?;
     if !was_one {
         let error = format!("{family:?} is not bypassed");
-        return Err(Refusal::new(StatusCode::NOT_FOUND, error, "GET /cache/bypass lists those that are"));
+        return Err(Refusal::not_found(error, "GET /cache/bypass lists those that are"));
     }
     Ok(Json(Success::of(list)))
 }

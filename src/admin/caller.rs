@@ -4,18 +4,11 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::report::Success;
-use super::state::{At, Shared};
+use super::state::At;
 use crate::config::Role;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(token))
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct TokenReport {

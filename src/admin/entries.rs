@@ -16,8 +16,6 @@ use http::header::SET_COOKIE;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::invalidate::InvalidateAnswer;
@@ -25,7 +23,7 @@ use super::named::{find_instance, resolve};
 use super::purge;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{Success, shown_tag};
-use super::state::{Answer, At, Shared};
+use super::state::{Answer, At};
 use crate::cache::catalog::{Brief, EntryName, MemoryPart, Position, StoreStep, url_of};
 use crate::cache::inspect::ValidityReport;
 use crate::entry::{Entry, Response};
@@ -50,11 +48,6 @@ const WITHIN: Duration = Duration::from_secs(2);
 const LEFT_OUT: &str = "~";
 /// Most of a body that is shown, bytes.
 const BODY: usize = 64 << 10;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(entries)).routes(routes!(entry, remove_entry))
-}
 
 /// Which entries, and where to go on.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -169,7 +162,7 @@ pub struct EntryQuery {
 }
 
 fn malformed(error: impl Into<String>, what_to_do: &str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do)
+    Refusal::bad_request(error, what_to_do)
 }
 
 impl From<QueryRejection> for Refusal {
@@ -257,7 +250,7 @@ async fn in_memory(
 
 fn cut() -> Refusal {
     let what_to_do = "ask again; if it happens again, look for a panic in the log";
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "what is in memory could not be listed", what_to_do)
+    Refusal::unavailable("what is in memory could not be listed", what_to_do)
 }
 
 fn away() -> Refusal {
@@ -403,8 +396,7 @@ pub async fn entry(
     let (Path(key), Query(query)) = (key?, query?);
     let wants_body = query.body == Some(true);
     if wants_body && !caller.is_admin() {
-        return Err(Refusal::new(
-            StatusCode::FORBIDDEN,
+        return Err(Refusal::forbidden(
             "the token's role is viewer, which may not see bodies",
             "leave body out, or use a token with role = \"admin\"",
         ));
@@ -462,11 +454,7 @@ async fn found(running: &Running, key: &str) -> Result<(EntryName, Arc<Entry>), 
 
 fn not_stored(key: &str) -> Refusal {
     let error = format!("no entry {key:?} is stored");
-    Refusal::new(
-        StatusCode::NOT_FOUND,
-        error,
-        "GET /cache/entries lists the keys; percent-encode them in the path",
-    )
+    Refusal::not_found(error, "GET /cache/entries lists the keys; percent-encode them in the path")
 }
 
 /// Removes one entry: its path is invalidated in the whole fleet

@@ -9,23 +9,15 @@ use axum::extract::State;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use http::StatusCode;
 use serde_json::json;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::refusal::{ErrorBody, Refusal};
-use super::state::{At, Shared};
+use super::state::At;
 use crate::client_conn::ClientConn;
 use crate::upkeep::events::{ReceivedEvent, SUBSCRIBERS};
 
 /// Longest silence: proxies and browsers close a connection on which nothing comes.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(events))
-}
 
 /// Invalidations of the whole fleet and a sample of outcomes, live (server-sent events)
 ///
@@ -41,11 +33,7 @@ pub async fn events(
 ) -> Result<Response, Refusal> {
     let Some(subscription) = state.running().cache.log().events.subscribe() else {
         let error = format!("there are {SUBSCRIBERS} subscribers");
-        return Err(Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            error,
-            "close another one, or read GET /cache/log",
-        ));
+        return Err(Refusal::unavailable(error, "close another one, or read GET /cache/log"));
     };
     // A connection that is not busy may be closed to make room.
     let busy = connection.map(|Extension(connection)| ClientConn::begin(&connection));

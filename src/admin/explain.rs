@@ -6,22 +6,15 @@
 use axum::Json;
 use axum::extract::{FromRequestParts, Query, State};
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, Uri};
 use utoipa::IntoParams;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
-use super::state::{Answer, At, Shared};
+use super::state::{Answer, At};
 use crate::http::headers;
 use crate::proxy::explain::{Explainer, StoredExplanation};
 use crate::running::Running;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(explain))
-}
 
 /// What is stored for ?url=… (&method=…&header=Name:%20value…), and the decision on the request
 #[utoipa::path(get, path = "/cache/explain", tag = "entries",
@@ -64,7 +57,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ExplainQuery {
 fn malformed(error: impl Into<String>) -> Refusal {
     let what_to_do = "give url=/users/7, with &method=GET and as many &header=Accept-Language:%20de as needed; \
                       percent-encode the values";
-    Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do)
+    Refusal::bad_request(error, what_to_do)
 }
 
 impl ExplainQuery {
@@ -110,11 +103,7 @@ fn read_method(text: &str) -> Result<Method, Refusal> {
 
 fn not_stored(method: &str) -> Refusal {
     let what_to_do = "ask for GET, HEAD or QUERY, or for POST where a family reads by it; larder explain says what a write invalidates";
-    Refusal::new(
-        StatusCode::BAD_REQUEST,
-        format!("responses to the method {method:?} are not stored there"),
-        what_to_do,
-    )
+    Refusal::bad_request(format!("responses to the method {method:?} are not stored there"), what_to_do)
 }
 
 fn read_url(text: &str) -> Result<Uri, Refusal> {

@@ -3,18 +3,11 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use super::state::{At, Shared, resident};
+use super::state::{At, resident};
 use crate::cache::StoreState;
 use crate::logs;
 use crate::running::Running;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(metrics))
-}
 
 /// Counters in the OpenMetrics text format
 #[utoipa::path(get, path = "/metrics", tag = "state", responses(

@@ -4,18 +4,11 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::key_stats::Swept;
 use super::report::{FamilyActivity, FamilyDefinition, FamilyReport, Success};
-use super::state::{At, Shared};
+use super::state::At;
 use crate::rules::RuleSet;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(families))
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct Families {

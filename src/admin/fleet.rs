@@ -7,22 +7,14 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::bypass::{self, BypassReport};
 use super::report::Success;
-use super::state::{AdminState, At, Shared};
+use super::state::{AdminState, At};
 use crate::cache::StoreState;
 use crate::coherence::fleet::status::{FleetStatus, NoLease};
-use crate::config::Coherence;
 use crate::marks::Stamp;
 use crate::store::fleet::{EpochState, Member, Roster};
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(fleet))
-}
 
 /// The fleet as this proxy sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -232,11 +224,7 @@ impl From<FleetStatus> for ProxyReport {
     fn from(report: FleetStatus) -> ProxyReport {
         ProxyReport {
             id: report.id.into(),
-            coherence: match report.coherence {
-                Coherence::Lease => "lease",
-                Coherence::Strict => "strict",
-                Coherence::Eventual => "eventual",
-            },
+            coherence: report.coherence.word(),
             lease: text(report.lease),
             lease_held: report.no_lease.is_none(),
             reason: report.no_lease.as_ref().map(NoLease::label),
@@ -286,6 +274,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::Coherence;
     use crate::marks;
 
     fn state() -> EpochState {

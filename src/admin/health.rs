@@ -6,26 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::fleet;
 use super::key_stats::key_counts;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{CacheInfo, Larder, Passes, Performance, Statistics, Success, TestResults};
 use super::self_test;
-use super::state::{Answer, At, Shared};
-use http::StatusCode;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default()
-        .routes(routes!(health))
-        .routes(routes!(detailed_health))
-        .routes(routes!(test))
-        .routes(routes!(alive))
-        .routes(routes!(ready))
-}
+use super::state::{Answer, At};
 
 #[derive(Serialize, ToSchema)]
 pub struct Health {
@@ -103,8 +90,7 @@ pub async fn test(State(state): At) -> Answer<Tested> {
     }
     let refusal = match error {
         Some(error) => Refusal::store_away(&error.to_string()),
-        None => Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
+        None => Refusal::unavailable(
             "a test entry was not stored, found or removed",
             "look at test_results; give the cache room: [memory] capacity, or maxmemory in Redis",
         ),

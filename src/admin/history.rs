@@ -6,19 +6,12 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::report::Success;
-use super::state::{At, Shared};
+use super::state::At;
 use crate::monitor::lock;
 use crate::upkeep::history::PAUSE;
 use crate::upkeep::history::points::{FamilyPoint, Point, Points};
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(history))
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct HistoryReport {

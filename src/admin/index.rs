@@ -5,17 +5,11 @@ use axum::extract::{MatchedPath, State};
 use http::{Method, StatusCode, Uri};
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 
 use super::refusal::Refusal;
 use super::report::Success;
 use super::routes::Route;
-use super::state::{At, Shared};
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(utoipa_axum::routes!(index))
-}
+use super::state::At;
 
 #[derive(Serialize, ToSchema)]
 pub struct Index {
@@ -35,7 +29,7 @@ pub async fn index(State(state): At) -> Json<Success<Index>> {
 /// Any path that is not a route.
 pub async fn unknown(State(state): At, uri: Uri) -> Refusal {
     let error = format!("there is no {} here", uri.path());
-    Refusal::new(StatusCode::NOT_FOUND, error, state.routes().remedy(uri.path()))
+    Refusal::not_found(error, state.routes().remedy(uri.path()))
 }
 
 /// A method that a route does not take.

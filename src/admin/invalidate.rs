@@ -9,14 +9,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::named::{find_instance, resolve};
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{Success, shown_tag};
-use super::state::{At, Shared};
+use super::state::At;
 use crate::marks::Tag;
 use crate::purge::{self, Purge, PurgeFault, PurgeMode, Purged};
 use crate::rules::LeftOut;
@@ -30,11 +28,6 @@ const NAMES: usize = 10_000;
 const TAGS_SHOWN: usize = 1000;
 /// Longest name of a deployment, bytes.
 const DEPLOY: usize = 200;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(invalidate))
-}
 
 /// What to invalidate: any of the lists, together.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -155,7 +148,7 @@ pub async fn invalidate(
     let mut purge = named(&request, &live, running)?;
     if purge.tags.is_empty() && purge.patterns.is_empty() && purge.left_out.is_empty() {
         let what_to_do = "send a list in families, instances, tags, groups, urls, prefixes or globs; {\"families\":[\"*\"]} is everything";
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "nothing is named", what_to_do));
+        return Err(Refusal::bad_request("nothing is named", what_to_do));
     }
     caller.check_purge(&purge, &live)?;
     purge.deploy.clone_from(&request.deploy);
@@ -190,12 +183,12 @@ fn read_json<T: DeserializeOwned + Default>(content: &[u8]) -> Result<T, Refusal
     }
     serde_json::from_slice(content).map_err(|error| {
         let what_to_do = "send a JSON object as GET /docs describes it";
-        Refusal::new(StatusCode::BAD_REQUEST, format!("the content cannot be read: {error}"), what_to_do)
+        Refusal::bad_request(format!("the content cannot be read: {error}"), what_to_do)
     })
 }
 
 fn bad(error: String, what_to_do: &str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do)
+    Refusal::bad_request(error, what_to_do)
 }
 
 /// What a request names.
@@ -277,7 +270,7 @@ impl From<PurgeFault> for Refusal {
             }
             PurgeFault::StoreAway => {
                 let what_to_do = "name families, instances, groups or urls, which are delivered when Redis is back; or wait for it";
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, fault.to_string(), what_to_do)
+                Refusal::unavailable(fault.to_string(), what_to_do)
             }
         }
     }

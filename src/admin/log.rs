@@ -3,26 +3,18 @@
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
-use super::state::{Answer, At, Shared};
+use super::state::{Answer, At};
 use crate::upkeep::invalidation_log::{InvalidationRecord, OriginKind};
 
 /// Most records of a page.
 const MOST: usize = 500;
 /// Records of a page where the request does not say.
 const USUAL: usize = 100;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(log))
-}
 
 #[derive(Debug, Deserialize)]
 pub struct LogQuery {
@@ -77,5 +69,5 @@ fn kind(text: &str) -> Result<OriginKind, Refusal> {
 fn malformed(error: impl Into<String>) -> Refusal {
     let what_to_do = "ask GET /cache/log?limit=100 (1 to 500), with &before= what the page before has in `older`, &family= a \
                       family's name, &cause= write, purge, deploy, again, recovered, rules or safety";
-    Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do)
+    Refusal::bad_request(error, what_to_do)
 }

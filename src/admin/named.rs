@@ -1,7 +1,5 @@
 //! The families and instances that requests name, and the remedy for names that there are not.
 
-use http::StatusCode;
-
 use super::refusal::Refusal;
 use crate::marks::Tag;
 use crate::rules::InstanceEverywhere;
@@ -19,7 +17,7 @@ pub fn unknown_instance(name: &str, have: &[String]) -> Refusal {
         [] => "no family has instances: POST /cache/clear/{family} purges all of a family".to_owned(),
         have => format!("there are {}", have.join(", ")),
     };
-    Refusal::new(StatusCode::NOT_FOUND, format!("no family has an instance {name:?}"), what_to_do)
+    Refusal::not_found(format!("no family has an instance {name:?}"), what_to_do)
 }
 
 /// The tags of a reference to a family, a level, a glob or an instance.
@@ -27,7 +25,7 @@ pub fn resolve(live: &Live, reference: &str) -> Result<Vec<Tag>, Refusal> {
     live.rules.resolve(reference, live.redaction.secret.as_ref()).map_err(|unknown| {
         let families: Vec<&str> = live.rules.families().iter().map(|family| family.name.as_str()).collect();
         match unknown.instance {
-            Some((message, remedy)) => Refusal::new(StatusCode::NOT_FOUND, message, remedy),
+            Some((message, remedy)) => Refusal::not_found(message, remedy),
             None => unknown_family(reference, &unknown.nearest, &families),
         }
     })
@@ -46,13 +44,14 @@ fn unknown_family(reference: &str, nearest: &[String], families: &[&str]) -> Ref
         (None, []) => format!("there are {}", families.join(", ")),
         (None, nearest) => format!("did you mean {}?", nearest.join(" or ")),
     };
-    Refusal::new(StatusCode::NOT_FOUND, format!("unknown family {reference:?}"), what_to_do)
+    Refusal::not_found(format!("unknown family {reference:?}"), what_to_do)
 }
 
 #[cfg(test)]
 mod tests {
     use axum::response::IntoResponse;
     use serde_json::{Value, json};
+    use http::StatusCode;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! The description of the API: every route with its parameters, content, answers and errors, as `/openapi.json` and as the page `/docs`.
 //! Handlers declare what is special to them; what holds for all routes is added here.
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use utoipa::openapi::content::ContentBuilder;
@@ -18,6 +18,7 @@ use super::{
     bypass, caller, entries, events, explain, exposition, families, fleet, health, history, index, invalidate,
     log, purge, refusal, rules, rules_diff, statistics, story, top, warm, writes,
 };
+use crate::config::MAX_FILE;
 
 /// The name of the only security scheme.
 const TOKEN: &str = "token";
@@ -31,34 +32,44 @@ pub fn router() -> OpenApiRouter<Shared> {
          take are refused.",
     ));
     let mut router = OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())
-        .merge(index::routes())
-        .merge(routes())
-        .merge(caller::routes())
-        .merge(health::routes())
-        .merge(statistics::routes())
-        .merge(families::routes())
-        .merge(fleet::routes())
-        .merge(log::routes())
-        .merge(events::routes())
-        .merge(history::routes())
-        .merge(top::routes())
-        .merge(writes::routes())
-        .merge(story::routes())
-        .merge(explain::routes())
-        .merge(entries::routes())
-        .merge(invalidate::routes())
-        .merge(purge::routes())
-        .merge(bypass::routes())
-        .merge(warm::routes())
-        .merge(rules::routes())
-        .merge(rules_diff::routes())
-        .merge(exposition::routes());
+        .routes(routes!(index::index))
+        .routes(routes!(openapi))
+        .routes(routes!(docs))
+        .routes(routes!(caller::token))
+        .routes(routes!(health::health))
+        .routes(routes!(health::detailed_health))
+        .routes(routes!(health::test))
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(statistics::stats))
+        .routes(routes!(statistics::alerts))
+        .routes(routes!(families::families))
+        .routes(routes!(fleet::fleet))
+        .routes(routes!(log::log))
+        .routes(routes!(events::events))
+        .routes(routes!(history::history))
+        .routes(routes!(top::top))
+        .routes(routes!(writes::writes))
+        .routes(routes!(story::story))
+        .routes(routes!(explain::explain))
+        .routes(routes!(entries::entries))
+        .routes(routes!(entries::entry, entries::remove_entry))
+        .routes(routes!(invalidate::invalidate))
+        .routes(routes!(purge::purge_all))
+        .routes(routes!(purge::purge_family))
+        .routes(routes!(purge::purge_instance))
+        .routes(routes!(purge::purge_everywhere))
+        .routes(routes!(purge::purge_group))
+        .routes(routes!(bypass::bypasses))
+        .routes(routes!(bypass::begin_bypass, bypass::end_bypass))
+        .routes(routes!(warm::warm_state, warm::warm_all))
+        .routes(routes!(warm::warm_family))
+        .routes(routes!(rules::rules))
+        .routes(routes!(rules::reload))
+        .merge(OpenApiRouter::default().routes(routes!(rules_diff::diff)).layer(DefaultBodyLimit::max(MAX_FILE)))
+        .routes(routes!(exposition::metrics));
     complete(router.get_openapi_mut());
     router
-}
-
-fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(openapi)).routes(routes!(docs))
 }
 
 /// Adds what holds for all routes: the token, and the errors of what is checked before the handlers.

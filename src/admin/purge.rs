@@ -11,30 +11,18 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::named::{find_instance, resolve, unknown_instance};
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
-use super::state::{AdminState, At, Shared};
+use super::state::{AdminState, At};
 use crate::marks::Tag;
 use crate::purge::{Purge, Purged};
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::{InstanceEverywhere, LeftOut};
 use crate::running::Running;
 use crate::upkeep::names::FamilyOwners;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default()
-        .routes(routes!(purge_all))
-        .routes(routes!(purge_family))
-        .routes(routes!(purge_instance))
-        .routes(routes!(purge_everywhere))
-        .routes(routes!(purge_group))
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct Cleared {
@@ -194,7 +182,7 @@ async fn everywhere(
     if let (true, Some(LeftOut { family, why })) = (found.tags.is_empty(), found.left_out.first()) {
         let error = format!("{value:?} names nothing in {family:?}: {why}");
         let what_to_do = format!("POST /cache/clear/{family} purges all of the family");
-        let refusal = Refusal::new(StatusCode::NOT_FOUND, error, what_to_do);
+        let refusal = Refusal::not_found(error, what_to_do);
         return Err(refusal.with("left_out", json!(found.left_out)));
     }
     // The words of HITA's clients.
@@ -253,7 +241,7 @@ fn unknown_group(running: &Running, tag: &Tag) -> Option<Refusal> {
             .to_owned()
     });
     let error = format!("unknown group {group:?}: no stored response names it");
-    Some(Refusal::new(StatusCode::NOT_FOUND, error, what_to_do))
+    Some(Refusal::not_found(error, what_to_do))
 }
 
 /// A reference to one instance. Its value is taken literally.

@@ -41,11 +41,36 @@ impl Refusal {
         Refusal { status, body, challenge: None, retry_after: None }
     }
 
+    /// 400 (Bad Request).
+    pub fn bad_request(error: impl Into<String>, what_to_do: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do)
+    }
+
+    /// 403 (Forbidden).
+    pub fn forbidden(error: impl Into<String>, what_to_do: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::FORBIDDEN, error, what_to_do)
+    }
+
+    /// 404 (Not Found).
+    pub fn not_found(error: impl Into<String>, what_to_do: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::NOT_FOUND, error, what_to_do)
+    }
+
+    /// 409 (Conflict).
+    pub fn conflict(error: impl Into<String>, what_to_do: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::CONFLICT, error, what_to_do)
+    }
+
+    /// 503 (Service Unavailable).
+    pub fn unavailable(error: impl Into<String>, what_to_do: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, what_to_do)
+    }
+
     /// The shared store cannot be asked. `reason`: for people.
     pub fn store_away(reason: &str) -> Refusal {
         let what_to_do = "requests go upstream meanwhile; check that the server of [store] redis runs, and that it \
                           can be reached from here with these credentials";
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("Redis cache not available: {reason}"), what_to_do)
+        Refusal::unavailable(format!("Redis cache not available: {reason}"), what_to_do)
             .with("cache_available", false)
             .with("cache_info", serde_json::json!({ "status": "unavailable" }))
     }
@@ -73,7 +98,7 @@ impl Refusal {
 impl From<PathRejection> for Refusal {
     fn from(rejection: PathRejection) -> Refusal {
         let what_to_do = "percent-encode names as UTF-8";
-        Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), what_to_do)
+        Refusal::bad_request(rejection.body_text(), what_to_do)
     }
 }
 

@@ -6,20 +6,13 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::families::definitions;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{EditFault, FamilyDefinition, InvalidationDefinition, Success};
-use super::state::{Answer, At, Shared};
+use super::state::{Answer, At};
 use crate::config::LoadError;
 use crate::rules::fault::Fault;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(rules)).routes(routes!(reload))
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct Rules {
@@ -61,7 +54,7 @@ pub struct ReloadReport {
 pub async fn reload(State(state): At) -> Answer<ReloadReport> {
     if state.running().file().is_none() {
         let what_to_do = "start Larder with --rules FILE, or where there is a ./rules.toml";
-        return Err(Refusal::new(StatusCode::CONFLICT, "Larder runs without a rules file", what_to_do));
+        return Err(Refusal::conflict("Larder runs without a rules file", what_to_do));
     }
     let reloaded = state.running().reload().await.map_err(|error| {
         let fault = edit_fault(&error);

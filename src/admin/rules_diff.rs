@@ -4,29 +4,21 @@ use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::families::definitions;
 use super::key_stats::CountedKeys;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::{FamilyActivity, FamilyDefinition, InvalidationDefinition, Success};
 use super::rules::edit_fault;
-use super::state::{Answer, At, Shared};
-use crate::config::MAX_FILE;
+use super::state::{Answer, At};
 use crate::rules::{RuleSet, Warning};
 use crate::running::{Live, Running};
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(diff)).layer(DefaultBodyLimit::max(MAX_FILE))
-}
 
 /// What a reload with another file would do.
 #[derive(Serialize, ToSchema)]
@@ -86,7 +78,7 @@ pub async fn diff(State(state): At, content: Result<Bytes, BytesRejection>) -> A
     })?;
     if content.trim_ascii().is_empty() {
         let what_to_do = "send the content of a rules file: larder diff FILE does";
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "there is no content", what_to_do));
+        return Err(Refusal::bad_request("there is no content", what_to_do));
     }
     let running = state.running();
     let preview = running.preview(&content).map_err(|error| {

@@ -8,24 +8,17 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::key_stats::{Swept, key_counts};
 use super::refusal::ErrorBody;
 use super::report::{CacheInfo, Larder, MemoryUsage, Passes, Performance, Success};
-use super::state::{Answer, At, Shared};
+use super::state::{Answer, At};
 use crate::monitor::{self, lock};
 use crate::running::Running;
 use crate::upkeep::alerts::Alert;
 use crate::upkeep::history::{Rates, WINDOWS};
 use crate::upkeep::unmatched::Known;
 use crate::upstream::LastFailure;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(stats)).routes(routes!(alerts))
-}
 
 /// By the name of the window: `1m`, `5m`, `1h`.
 type Windows = BTreeMap<&'static str, Rates>;

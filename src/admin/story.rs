@@ -6,24 +6,17 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::explain::ExplainQuery;
 use super::refusal::ErrorBody;
 use super::report::Success;
-use super::state::{Answer, At, Shared};
+use super::state::{Answer, At};
 use crate::key::shown_tag;
 use crate::upkeep::invalidation_log::{InvalidationRecord, time};
 use crate::upkeep::stories::{Compared, StoreEvent};
 
 /// Most invalidations of a story.
 const INVALIDATIONS: usize = 100;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(story))
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct StoryReport {

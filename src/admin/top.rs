@@ -7,11 +7,8 @@ use std::time::SystemTime;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
@@ -31,11 +28,6 @@ const MOST: usize = 100;
 const USUAL: usize = 10;
 /// Records of the log that are looked at for the most invalidated tags.
 const RECORDS: usize = 2000;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(top))
-}
 
 #[derive(Debug, Deserialize)]
 pub struct TopQuery {
@@ -117,9 +109,7 @@ struct SlowUrl {
         (status = 400, description = "the limit is out of range", body = ErrorBody),
     ))]
 pub async fn top(State(state): At, query: Result<Query<TopQuery>, QueryRejection>) -> Answer<TopReport> {
-    let malformed = |error: String| {
-        Refusal::new(StatusCode::BAD_REQUEST, error, "ask GET /cache/top?limit=10, or for up to 100")
-    };
+    let malformed = |error: String| Refusal::bad_request(error, "ask GET /cache/top?limit=10, or for up to 100");
     let Query(query) = query.map_err(|rejection| malformed(rejection.body_text()))?;
     let limit = query.limit.unwrap_or(USUAL);
     if !(1..=MOST).contains(&limit) {

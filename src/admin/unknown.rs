@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Query, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, Uri};
+use http::Uri;
 use http_body::Body as _;
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ pub async fn refuse(
 fn check_parameters(route: &Route, uri: &Uri) -> Result<(), Refusal> {
     let Ok(Query(parameters)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
         let what_to_do = "percent-encode names and values as UTF-8";
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "the query cannot be read", what_to_do));
+        return Err(Refusal::bad_request("the query cannot be read", what_to_do));
     };
     let unknown = parameters.iter().find(|(name, _)| !route.takes.contains(name));
     unknown
@@ -73,11 +73,11 @@ fn check_content(route: &Route, path: &str, content: Option<&[u8]>) -> Result<()
         _ if route.content == TakenContent::Json => {
             let error = format!("the content is no JSON object, or has more than {CONTENT} bytes");
             let what_to_do = format!("send {{…}} with {}", takes(&route.fields));
-            Err(Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do))
+            Err(Refusal::bad_request(error, what_to_do))
         }
         _ => {
             let error = format!("{} {} takes no content", route.method, route.path);
-            Err(Refusal::new(StatusCode::BAD_REQUEST, error, instead(route, path, "", "")))
+            Err(Refusal::bad_request(error, instead(route, path, "", "")))
         }
     }
 }
@@ -85,7 +85,7 @@ fn check_content(route: &Route, path: &str, content: Option<&[u8]>) -> Result<()
 /// `taken`: the names that there are.
 fn refusal(route: &Route, path: &str, kind: &str, (name, value): (&str, &str), taken: &[String]) -> Refusal {
     let error = format!("unknown {kind} {name:?}: {} {} takes {}", route.method, route.path, takes(taken));
-    Refusal::new(StatusCode::BAD_REQUEST, error, instead(route, path, name, value))
+    Refusal::bad_request(error, instead(route, path, name, value))
 }
 
 fn takes(names: &[String]) -> String {
@@ -117,6 +117,8 @@ fn instead(route: &Route, path: &str, name: &str, value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::super::openapi;
     use super::*;
 

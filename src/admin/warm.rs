@@ -9,13 +9,11 @@ use axum::{Extension, Json};
 use http::{Method, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::refusal::{ErrorBody, Refusal};
 use super::report::Success;
-use super::state::{At, Shared};
+use super::state::At;
 use crate::cache::StoreState;
 use crate::config::WarmTable;
 use crate::config::warm::paths::PathPattern;
@@ -23,11 +21,6 @@ use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
 use crate::upkeep::warming::WarmReport;
 use crate::warm;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(warm_state, warm_all)).routes(routes!(warm_family))
-}
 
 /// How long a request waits for the documents that name paths.
 const LOOKED_FOR: Duration = Duration::from_secs(5);
@@ -174,7 +167,7 @@ async fn begin(running: &Running, family: Option<String>) -> Result<Response, Re
     let live = running.live();
     if live.warm.is_empty() {
         let what_to_do = "add [[warm]] with paths, file, openapi, sitemap or family to the rules file";
-        return Err(Refusal::new(StatusCode::CONFLICT, "nothing to warm: the rules have no [[warm]]", what_to_do));
+        return Err(Refusal::conflict("nothing to warm: the rules have no [[warm]]", what_to_do));
     }
     if let Some(family) = &family {
         check_family(&live, family)?;
@@ -183,7 +176,7 @@ async fn begin(running: &Running, family: Option<String>) -> Result<Response, Re
         let what_to_do =
             "nothing that is fetched could be stored; ask again when GET /cache/health says that Redis answers";
         let error = format!("Redis does not answer: {reason}");
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, what_to_do));
+        return Err(Refusal::unavailable(error, what_to_do));
     }
     check_paths(running, &live, family.as_deref()).await?;
     let what = family.as_ref().map_or_else(|| "all caches".to_owned(), |family| format!("the cache of {family}"));
@@ -194,8 +187,7 @@ async fn begin(running: &Running, family: Option<String>) -> Result<Response, Re
         }
         Err(run) => {
             let error = format!("run {run} of this proxy is under way");
-            Err(Refusal::new(StatusCode::CONFLICT, error, "wait for its end: GET /cache/warm shows its progress")
-                .with("run", run))
+            Err(Refusal::conflict(error, "wait for its end: GET /cache/warm shows its progress").with("run", run))
         }
     }
 }
@@ -206,15 +198,11 @@ fn check_family(live: &Live, family: &str) -> Result<(), Refusal> {
     if !names.iter().any(|name| is_within(name, family)) {
         let what_to_do =
             did_you_mean(&nearest(family, names.iter().copied()), || format!("there are {}", names.join(", ")));
-        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("unknown family {family:?}"), what_to_do));
+        return Err(Refusal::not_found(format!("unknown family {family:?}"), what_to_do));
     }
     if !live.warm.iter().any(|table| may_warm(live, table, family)) {
         let what_to_do = format!("add [[warm]] with family = {family:?}, or with paths of it, to the rules file");
-        return Err(Refusal::new(
-            StatusCode::CONFLICT,
-            format!("no [[warm]] names a path of {family:?}"),
-            what_to_do,
-        ));
+        return Err(Refusal::conflict(format!("no [[warm]] names a path of {family:?}"), what_to_do));
     }
     Ok(())
 }
@@ -233,7 +221,7 @@ async fn check_paths(running: &Running, live: &Live, family: Option<&str>) -> Re
         false => "mend the sources in `problems`, which could not be read",
     };
     let error = format!("no [[warm]] names a path{of} now: nothing would be fetched");
-    Err(Refusal::new(StatusCode::CONFLICT, error, what_to_do).with("problems", problems))
+    Err(Refusal::conflict(error, what_to_do).with("problems", problems))
 }
 
 /// Whether a family is this one, or below it.

@@ -7,11 +7,9 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::report::Success;
-use super::state::{At, Shared};
+use super::state::At;
 use crate::rules::Family;
 use crate::upkeep::invalidation_log;
 use crate::upkeep::unmatched::UnmatchedShape;
@@ -22,11 +20,6 @@ const FAMILIES: usize = 5;
 const SUGGESTED: usize = 3;
 /// Longest shape for which a rule is suggested, bytes: a longer one may have been cut.
 const LONGEST: usize = 190;
-
-/// Its routes.
-pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(writes))
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct WritesReport {
