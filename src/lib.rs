@@ -18,12 +18,12 @@
 //! | [`coalesce`] | inflight fetches, the body that followers share, the fleet lock |
 //! | [`coherence`] | the lease, the other members of the fleet, pending invalidations, intents, the recovery gate |
 //! | [`upkeep`] | work beside requests: the sweeper, the hottest entries, the requests of each URL, writes that no rule names, the log of invalidations |
-//! | `supervise` | restarts background tasks that panic |
+//! | `supervise`, `mutex` | restarts background tasks that panic; mutexes after a panic |
 //! | [`metrics`], [`traces`], [`upstream`], [`store`] | counters; spans for OpenTelemetry; the client of the API; Redis and its scripts |
 //! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
 //! | [`config`], [`shares`] | `rules.toml`, flags and environment, checked; limits that all clients share |
 //! | [`jwt`] | the keys of bearer tokens, their refresh, and the tokens that were verified |
-//! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`], [`access_log`] | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process |
+//! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`], [`access_log`], `words` | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process |
 //!
 //! **A read.** [`server`] accepts the connection, and [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
@@ -151,6 +151,7 @@ pub mod entry;
 
 pub mod http;
 pub mod marks;
+mod mutex;
 mod words;
 
 pub mod access_log;

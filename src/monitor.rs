@@ -2,7 +2,7 @@
 //! log, the metric and to the webhook.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::{Interval, MissedTickBehavior};
@@ -11,6 +11,7 @@ use crate::cache::StoreState;
 use crate::config::alerts::AlertsConfig;
 use crate::http::Revalidate;
 use crate::metrics::{FamilyCounters, NO_FAMILY};
+use crate::mutex::lock;
 use crate::rules::thresholds::Thresholds;
 use crate::running::{Live, Running};
 use crate::upkeep::alerts::{Alert, Reading, Subject, Watched};
@@ -20,11 +21,6 @@ use crate::upkeep::history::{Counts, PAUSE, Sample, Window};
 pub mod webhook;
 
 use webhook::Webhook;
-
-/// The lock guards only its own value.
-pub fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The counters of every family, and of requests without one.
 pub fn sample(running: &Running, live: &Live) -> Sample {

@@ -3,12 +3,13 @@
 //! A client has an account only while it holds something or waits, so that memory is bounded by both.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::client::Client;
+use crate::mutex::lock;
 
 /// Which limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Shares {
 
     /// Takes `amount` for a client, if it is free and no other client waits for it.
     pub fn take(self: &Arc<Shares>, client: Client, amount: u64) -> Result<Share, Over> {
-        self.lock().take(self.limits(), client, amount)?;
+        lock(&self.accounts).take(self.limits(), client, amount)?;
         Ok(self.share(client, amount))
     }
 
@@ -86,7 +87,7 @@ impl Shares {
     /// `amount` exceeds the limits.
     pub async fn wait(self: &Arc<Shares>, client: Client, amount: u64) -> Result<Share, Over> {
         let (mut receiver, _waiting) = {
-            let mut accounts = self.lock();
+            let mut accounts = lock(&self.accounts);
             match accounts.take(self.limits(), client, amount) {
                 Ok(()) => return Ok(self.share(client, amount)),
                 Err(over) if amount > self.per_client => return Err(over),
@@ -102,12 +103,12 @@ impl Shares {
 
     /// The limit that keeps a client from taking `amount` now, if any.
     pub fn over(&self, client: Client, amount: u64) -> Option<Over> {
-        self.lock().over(self.limits(), client, amount)
+        lock(&self.accounts).over(self.limits(), client, amount)
     }
 
     /// The amount that all clients hold together.
     pub fn held(&self) -> u64 {
-        self.lock().held
+        lock(&self.accounts).held
     }
 
     /// The amount that is free.
@@ -126,7 +127,7 @@ impl Shares {
     /// Releases an amount, and grants what is free to waiters.
     fn release(self: &Arc<Shares>, client: Client, amount: u64) {
         let granted = {
-            let mut accounts = self.lock();
+            let mut accounts = lock(&self.accounts);
             accounts.release(self.limits(), client, amount);
             accounts.grant(self.limits())
         };
@@ -135,7 +136,7 @@ impl Shares {
 
     fn leave(self: &Arc<Shares>, client: Client, id: u64) {
         let granted = {
-            let mut accounts = self.lock();
+            let mut accounts = lock(&self.accounts);
             accounts.leave(self.limits(), client, id);
             // The waiter behind it may want less.
             accounts.grant(self.limits())
@@ -148,11 +149,6 @@ impl Shares {
         for (client, waiter) in granted {
             drop(waiter.sender.send(self.share(client, waiter.amount)));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Accounts> {
-        // Nothing between locking and unlocking panics.
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -270,7 +266,7 @@ impl Share {
 
     /// Takes more, if it is free and no other client waits for it.
     pub fn grow(&mut self, by: u64) -> Result<(), Over> {
-        self.shares.lock().take(self.shares.limits(), self.client, by)?;
+        lock(&self.shares.accounts).take(self.shares.limits(), self.client, by)?;
         self.amount += by;
         Ok(())
     }
@@ -321,7 +317,7 @@ mod tests {
 
     /// Whether there are no accounts.
     fn is_empty(shares: &Shares) -> bool {
-        let accounts = shares.lock();
+        let accounts = lock(&shares.accounts);
         accounts.held == 0 && accounts.clients.is_empty() && accounts.rotation.is_empty()
     }
 

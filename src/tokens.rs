@@ -2,11 +2,12 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::config::token::{SHORTEST, TokenDigest, covers, digest};
 use crate::config::{self, Role, TokenSecret};
+use crate::mutex::lock;
 use arc_swap::ArcSwap;
 
 mod wrong_tokens;
@@ -77,13 +78,13 @@ impl Tokens {
         if tokens.is_empty() && !self.is_empty() {
             return;
         }
-        *self.configured.lock().unwrap_or_else(PoisonError::into_inner) = tokens.to_vec();
+        *lock(&self.configured) = tokens.to_vec();
         self.read_files();
     }
 
     /// Reads the files with tokens again. A token whose file cannot be read is not accepted.
     pub fn read_files(&self) {
-        let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        let configured = lock(&self.configured);
         let before = self.in_force.load_full();
         let now = load(&configured, &before);
         let changed = now.iter().filter(|token| token.file.is_some() && !before.contains(token));

@@ -6,7 +6,7 @@
 //! those that the collector does not take, are lost and counted.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,6 +40,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::access_log::{TEXT_MAX, beginning};
 use crate::config::traces::TracesConfig;
 use crate::metrics::Metrics;
+use crate::mutex::lock;
 
 /// Most spans that wait to be sent.
 const QUEUE: usize = 4096;
@@ -130,7 +131,7 @@ impl Traces {
 
     /// Sends what has ended so far, for at most two seconds. Spans that end later are lost.
     pub async fn finish(&self) {
-        let sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sending = lock(&self.sending).take();
         // Closes the queue.
         let _ = self.provider.shutdown();
         if let Some(sending) = sending {
@@ -277,7 +278,7 @@ impl SpanProcessor for Queue {
         if !span.span_context.is_sampled() {
             return;
         }
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = lock(&self.queue);
         if queue.as_ref().is_none_or(|queue| queue.try_send(span).is_err()) {
             self.metrics.spans_were_lost(1);
         }
@@ -288,7 +289,7 @@ impl SpanProcessor for Queue {
     }
 
     fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
-        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(lock(&self.queue).take());
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::report::Success;
 use super::state::At;
-use crate::monitor::lock;
+use crate::mutex::lock;
 use crate::upkeep::history::PAUSE;
 use crate::upkeep::history::points::{FamilyPoint, Point, Points};
 

@@ -2,7 +2,7 @@
 //! entries, and is done at most once in two seconds.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::report::{self, KeyStatsReport};
+use crate::mutex::lock;
 use crate::running::{Live, Running};
 use crate::store::sweep::Dated;
 use crate::store::{KeyCounts, StoreError};
@@ -104,7 +105,7 @@ impl KeyStatsCache {
         // In a task of its own: a client that leaves does not stop it.
         let count = tokio::spawn(async move {
             let counted = count(&running).await.map(Arc::new);
-            *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some((began, counted.clone()));
+            *lock(&latest) = Some((began, counted.clone()));
             drop(turn);
             counted
         });
@@ -112,7 +113,7 @@ impl KeyStatsCache {
     }
 
     fn latest(&self) -> Option<Counted> {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = lock(&self.latest);
         latest.as_ref().filter(|(began, _)| began.elapsed() < PAUSE).map(|(_, counted)| counted.clone())
     }
 }

@@ -1,13 +1,13 @@
 //! The entries in memory that are served most, and the largest: found by a walk over memory, where each has the number of its hits.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cmp::Reverse;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::cache::memory::{Memory, Resident};
 use crate::entry::Entry;
 use crate::marks::Tag;
+use crate::mutex::lock;
 use crate::upkeep::top::beginning;
 
 /// Entries of a walk.
@@ -43,14 +43,14 @@ pub struct LastWalk(Mutex<Option<(Instant, Arc<WalkedEntries>)>>);
 impl LastWalk {
     /// The last walk over memory, unless that was some seconds ago.
     pub fn get(&self) -> Option<Arc<WalkedEntries>> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = lock(&self.0);
         last.as_ref().filter(|(at, _)| at.elapsed() < WALK_KEPT).map(|(_, walked)| Arc::clone(walked))
     }
 
     /// Remembers a walk for further requests.
     pub fn note(&self, walked: WalkedEntries) -> Arc<WalkedEntries> {
         let walked = Arc::new(walked);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), Arc::clone(&walked)));
+        *lock(&self.0) = Some((Instant::now(), Arc::clone(&walked)));
         walked
     }
 }
@@ -58,67 +58,58 @@ impl LastWalk {
 impl WalkedEntries {
     /// Walks over memory. Both lists have at most `most` items.
     pub fn of(memory: &Memory, most: usize) -> WalkedEntries {
-        let (mut hottest, mut largest, mut seen) = (BinaryHeap::new(), BinaryHeap::new(), 0_usize);
+        let (mut hottest, mut largest, mut seen) = (Highest::new(most), Highest::new(most), 0_usize);
         let was_cut = memory.any(|resident| {
             seen += 1;
-            let (hits, bytes) = (resident.hits(), resident.entry.weight());
-            if hits > 0 {
-                keep_highest(&mut hottest, u64::from(hits), most, seen, resident);
-            }
-            keep_highest(&mut largest, bytes, most, seen, resident);
+            hottest.add(resident.hits().into(), resident);
+            largest.add(resident.entry.weight(), resident);
             seen >= WALKED
         });
-        WalkedEntries { hottest: urls(hottest), largest: urls(largest), complete: !was_cut }
+        WalkedEntries { hottest: hottest.urls(), largest: largest.urls(), complete: !was_cut }
     }
 }
 
-/// The lowest first. The number tells equal ones apart.
-type Highest = BinaryHeap<Reverse<(u64, usize, Found)>>;
-
-/// Found entries are not ordered among themselves.
-struct Found(Arc<Entry>, u32);
-
-impl PartialEq for Found {
-    fn eq(&self, _: &Found) -> bool {
-        true
-    }
+/// Those with the highest values of all that are added.
+struct Highest {
+    most: usize,
+    /// Up to twice as many: each with its value and its hits.
+    found: Vec<(u64, Arc<Entry>, u32)>,
+    /// No value up to this is among the highest.
+    lowest: u64,
 }
 
-impl Eq for Found {}
-
-impl PartialOrd for Found {
-    fn partial_cmp(&self, other: &Found) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl Highest {
+    fn new(most: usize) -> Highest {
+        Highest { most, found: Vec::new(), lowest: 0 }
     }
-}
 
-impl Ord for Found {
-    fn cmp(&self, _: &Found) -> Ordering {
-        Ordering::Equal
+    fn add(&mut self, value: u64, resident: &Resident) {
+        if value <= self.lowest {
+            return;
+        }
+        self.found.push((value, Arc::clone(&resident.entry), resident.hits()));
+        if self.found.len() >= 2 * self.most {
+            self.cut();
+            self.lowest = self.found.last().map_or(0, |(value, ..)| *value);
+        }
     }
-}
 
-fn keep_highest(highest: &mut Highest, value: u64, most: usize, number: usize, resident: &Resident) {
-    if highest.len() >= most && highest.peek().is_some_and(|Reverse((lowest, ..))| *lowest >= value) {
-        return;
+    fn cut(&mut self) {
+        self.found.sort_by_key(|(value, ..)| Reverse(*value));
+        self.found.truncate(self.most);
     }
-    highest.push(Reverse((value, number, Found(Arc::clone(&resident.entry), resident.hits()))));
-    if highest.len() > most {
-        highest.pop();
-    }
-}
 
-/// The highest first.
-fn urls(highest: Highest) -> Vec<StoredUrl> {
-    let sorted = highest.into_sorted_vec().into_iter();
-    sorted
-        .map(|Reverse((_, _, Found(entry, hits)))| StoredUrl {
+    /// The highest first.
+    fn urls(mut self) -> Vec<StoredUrl> {
+        self.cut();
+        let url = |(_, entry, hits): (u64, Arc<Entry>, u32)| StoredUrl {
             url: url_of(&entry.text),
             tags: Arc::clone(&entry.tags),
             hits,
             bytes: entry.weight(),
-        })
-        .collect()
+        };
+        self.found.into_iter().map(url).collect()
+    }
 }
 
 /// Path and query of a canonical request text: `GET http://host/path?query`, and further lines.

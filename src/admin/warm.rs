@@ -19,7 +19,7 @@ use crate::config::WarmTable;
 use crate::config::warm::paths::PathPattern;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
-use crate::upkeep::warming::WarmReport;
+use crate::upkeep::warming::{ReasonCount, WarmReport};
 use crate::warm;
 
 /// How long a request waits for the documents that name paths.
@@ -66,17 +66,9 @@ struct RunReport {
     not_stored: u64,
     failed: u64,
     /// Of what was not stored or failed, with the first path of each.
-    reasons: Vec<WarmReason>,
+    reasons: Vec<ReasonCount>,
     /// Sources that could not be read.
     problems: Vec<String>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct WarmReason {
-    result: &'static str,
-    reason: String,
-    count: u64,
-    example: String,
 }
 
 impl From<WarmReport> for RunReport {
@@ -93,16 +85,7 @@ impl From<WarmReport> for RunReport {
             already_fresh: report.already_fresh,
             not_stored: report.not_stored,
             failed: report.failed,
-            reasons: report
-                .reasons
-                .into_iter()
-                .map(|it| WarmReason {
-                    result: it.result,
-                    reason: it.reason,
-                    count: it.count,
-                    example: it.example,
-                })
-                .collect(),
+            reasons: report.reasons,
             problems: report.problems,
             family: report.family,
         }

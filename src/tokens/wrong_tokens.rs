@@ -4,10 +4,11 @@
 //! locked out.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
+use crate::mutex::lock;
 
 /// Time between two comparisons of tokens of a client over the limit.
 const DELAY: Duration = Duration::from_secs(1);
@@ -105,7 +106,7 @@ impl WrongTokens {
 
     /// Whether a request with a token has to wait for [`DELAY`].
     fn is_delayed(&self, client: Client, now: Instant) -> bool {
-        let state = self.lock();
+        let state = lock(&self.0);
         let is_trusted = state.trusted.contains(&client);
         match state.of_client.get(&client) {
             Some(known) if OF_CLIENT.left(known.left, now) < 1.0 => true,
@@ -119,7 +120,7 @@ impl WrongTokens {
         if !self.is_delayed(client, now) {
             return TokenTurn::Now;
         }
-        let state = &mut *self.lock();
+        let state = &mut *lock(&self.0);
         let last_turn = match state.of_client(client, now) {
             Some(known) => &mut known.last_turn,
             None => &mut state.last_turn,
@@ -134,7 +135,7 @@ impl WrongTokens {
 
     /// Records a wrong token.
     pub fn note_wrong(&self, client: Client, now: Instant) {
-        let state = &mut *self.lock();
+        let state = &mut *lock(&self.0);
         OF_ALL.take(&mut state.of_all, now);
         if let Some(known) = state.of_client(client, now) {
             OF_CLIENT.take(&mut known.left, now);
@@ -143,7 +144,7 @@ impl WrongTokens {
 
     /// Records a right token.
     pub fn note_right(&self, client: Client) {
-        let mut state = self.lock();
+        let mut state = lock(&self.0);
         if state.trusted.len() < CLIENTS {
             state.trusted.insert(client);
         }
@@ -151,17 +152,12 @@ impl WrongTokens {
 
     /// Whether a line may be logged; if so, how many lines were suppressed since the last one.
     pub fn may_log(&self, now: Instant) -> Option<u64> {
-        let state = &mut *self.lock();
+        let state = &mut *lock(&self.0);
         if LOGGED.take(&mut state.log, now) {
             return Some(std::mem::take(&mut state.suppressed));
         }
         state.suppressed += 1;
         None
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing between locking and unlocking panics.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -249,7 +245,7 @@ mod tests {
         let now = Instant::now();
         let wrong = WrongTokens::new(now);
         let sizes = || {
-            let state = wrong.lock();
+            let state = lock(&wrong.0);
             (state.of_client.len(), state.trusted.len())
         };
         for n in 0..5000 {

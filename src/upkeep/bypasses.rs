@@ -7,10 +7,11 @@ use std::sync::atomic::{
     AtomicBool,
     Ordering::{Acquire, Release},
 };
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::marks::Tag;
+use crate::mutex::lock;
 
 /// Longest bypass.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -73,7 +74,7 @@ impl Bypasses {
     /// Whether an entry with these tags is of a family with mixed rules, or below one.
     pub fn is_mixed(&self, tags: &[Tag]) -> bool {
         self.are_any() && {
-            let forwarded = self.lock();
+            let forwarded = lock(&self.forwarded);
             tags.iter().any(|tag| forwarded.mixed.contains(tag.as_str()))
         }
     }
@@ -107,26 +108,26 @@ impl Bypasses {
 
     /// Replaces those of operators by those of the fleet.
     pub fn follow(&self, fleet: Vec<Bypass>) {
-        let mut forwarded = self.lock();
+        let mut forwarded = lock(&self.forwarded);
         forwarded.by_operators = fleet;
         self.note(&forwarded);
     }
 
     /// The families with mixed rules.
     pub fn mixed(&self) -> BTreeSet<String> {
-        self.lock().mixed.clone()
+        lock(&self.forwarded).mixed.clone()
     }
 
     /// Replaces the families with mixed rules. Returns those before.
     pub fn set_mixed(&self, mixed: BTreeSet<String>) -> BTreeSet<String> {
-        let mut forwarded = self.lock();
+        let mut forwarded = lock(&self.forwarded);
         let before = std::mem::replace(&mut forwarded.mixed, mixed);
         self.note(&forwarded);
         before
     }
 
     fn current(&self, now: Instant) -> MutexGuard<'_, Forwarded> {
-        let mut forwarded = self.lock();
+        let mut forwarded = lock(&self.forwarded);
         forwarded.by_operators.retain(|bypass| bypass.end > now);
         self.note(&forwarded);
         forwarded
@@ -134,10 +135,6 @@ impl Bypasses {
 
     fn note(&self, forwarded: &Forwarded) {
         self.are_any.store(!forwarded.by_operators.is_empty() || !forwarded.mixed.is_empty(), Release);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Forwarded> {
-        self.forwarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

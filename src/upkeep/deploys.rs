@@ -2,13 +2,14 @@
 //! receipt of the first. They are remembered for a day, in Redis for the whole fleet, and in this process without it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use serde_json::Value;
 
+use crate::mutex::lock;
 use crate::store::Store;
 
 /// How long a deployment is remembered.
@@ -44,7 +45,7 @@ impl Deploys {
             // So it is if the key holds something else.
             return read_receipt(&store.get(&key.0).await.ok()??);
         }
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock(&self.0);
         let found = known.iter().find(|(known, at, _)| *known == key.0 && at.elapsed() < REMEMBERED);
         found.map(|(_, _, receipt)| receipt.clone())
     }
@@ -55,7 +56,7 @@ impl Deploys {
             let _ = store.put(&key.0, Bytes::from(receipt.to_string()), REMEMBERED).await;
             return;
         }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.0);
         known.retain(|(_, at, _)| at.elapsed() < REMEMBERED);
         if known.len() >= MOST {
             known.pop_front();

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::HeaderMap;
 use quick_cache::Weighter;
@@ -17,6 +17,7 @@ use quick_cache::sync::Cache;
 use crate::http::target::Target;
 use crate::key::KeyHash;
 use crate::marks::Tag;
+use crate::mutex::lock;
 
 /// Bytes of all reads together.
 const CAPACITY: u64 = 8 << 20;
@@ -93,7 +94,7 @@ impl Hot {
 
     /// Adds tags whose reads are to be refreshed. True if the caller has to start a task for it: none is running.
     pub fn want(&self, tags: &[Tag]) -> bool {
-        let mut wanted = self.lock();
+        let mut wanted = lock(&self.wanted);
         wanted.tags.extend(tags.iter().cloned());
         if wanted.tags.len() > WANTED {
             wanted.tags = HashSet::from([Tag::root()]);
@@ -103,7 +104,7 @@ impl Hot {
 
     /// Takes the tags to be refreshed. `None`: there are none, and the task ends.
     pub fn take_wanted(&self) -> Option<HashSet<Tag>> {
-        let mut wanted = self.lock();
+        let mut wanted = lock(&self.wanted);
         wanted.is_taken = !wanted.tags.is_empty();
         wanted.is_taken.then(|| std::mem::take(&mut wanted.tags))
     }
@@ -140,11 +141,6 @@ impl Hot {
         found.sort_by_key(|(_, hits)| std::cmp::Reverse(*hits));
         found.truncate(most);
         found
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Wanted> {
-        // A panic while it was held leaves it usable: at worst nothing is refreshed any more.
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

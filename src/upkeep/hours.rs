@@ -5,12 +5,13 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::hot::Read;
+use crate::mutex::lock;
 use crate::store::hours::{DAYS, Hour, KEPT, LONGEST};
 
 /// Days that a prediction looks at.
@@ -66,7 +67,7 @@ pub struct HourlyReads(Mutex<BTreeMap<Hour, HashMap<String, u64>>>);
 impl HourlyReads {
     /// Adds hits to the reads of an hour.
     pub fn add(&self, hour: Hour, reads: &[(String, u32)]) {
-        let mut hours = self.lock();
+        let mut hours = lock(&self.0);
         let of_hour = hours.entry(hour).or_default();
         for (read, hits) in reads {
             *of_hour.entry(read.clone()).or_default() += u64::from(*hits);
@@ -84,14 +85,9 @@ impl HourlyReads {
 
     /// The reads of these hours.
     pub fn hits_in(&self, hours: &[Hour]) -> Vec<(String, u64)> {
-        let kept = self.lock();
+        let kept = lock(&self.0);
         let of_hours = hours.iter().filter_map(|hour| kept.get(hour)).flatten();
         of_hours.map(|(read, hits)| (read.clone(), *hits)).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Hour, HashMap<String, u64>>> {
-        // At worst some hits are missing.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,7 +129,7 @@ mod tests {
                 reads.add(hour, &more);
             }
         }
-        let hours = reads.lock();
+        let hours = lock(&reads.0);
         assert!(hours.len() as u64 <= DAYS * 24 + 1, "{}", hours.len());
         assert!(hours.values().all(|reads| reads.len() <= KEPT));
     }

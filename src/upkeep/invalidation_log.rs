@@ -7,7 +7,7 @@
 //! The latest records of this proxy are also in memory: all there is without Redis, and what is shown while Redis is away.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -18,6 +18,7 @@ use super::events::Events;
 use super::names::FamilyOwners;
 use crate::key::shown_tag;
 use crate::marks::{Sequence, SoftInvalidation, Tag};
+use crate::mutex::lock;
 use crate::store::fleet::random_id;
 
 /// Records in memory.
@@ -209,7 +210,7 @@ pub enum UnsentEntry {
 }
 
 /// The log of this proxy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct InvalidationLog {
     proxy: OnceLock<Box<str>>,
     owners: ArcSwapOption<FamilyOwners>,
@@ -217,19 +218,6 @@ pub struct InvalidationLog {
     unsent: Mutex<VecDeque<UnsentEntry>>,
     is_unsent: Notify,
     pub events: Arc<Events>,
-}
-
-impl Default for InvalidationLog {
-    fn default() -> InvalidationLog {
-        InvalidationLog {
-            proxy: OnceLock::new(),
-            owners: ArcSwapOption::empty(),
-            recent: Mutex::default(),
-            unsent: Mutex::default(),
-            is_unsent: Notify::new(),
-            events: Arc::default(),
-        }
-    }
 }
 
 impl InvalidationLog {
@@ -363,11 +351,6 @@ impl InvalidationLog {
 /// RFC 3339, with milliseconds.
 pub fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
-}
-
-/// What is locked is changed in single steps, so that a panic leaves it whole.
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The entries of the stream in Redis that hold waits: milliseconds by the id of the record.

@@ -3,13 +3,14 @@
 //! needed. Noted when a response is stored, never by a hit. Bounded: the least used URLs are forgotten.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use quick_cache::sync::Cache;
 
 use crate::key::KeyHash;
 use crate::marks::{Stamp, Tag};
+use crate::mutex::lock;
 
 /// Primary keys whose stories are known.
 const STORIES: usize = 4096;
@@ -101,7 +102,7 @@ impl Stories {
         };
         let digest = xxhash_rust::xxh3::xxh3_128(new.body);
         let variant = (!new.variant.is_empty()).then(|| Box::<str>::from(new.variant));
-        let mut story = story.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut story = lock(&story);
         let at = story.last.iter().position(|last| last.variant == variant);
         let before = at.and_then(|at| story.last.remove(at));
         let compared = before.map_or(Compared::First, |before| {
@@ -135,7 +136,7 @@ impl Stories {
     pub fn of(&self, key: KeyHash) -> Vec<StoreEvent> {
         let story = self.0.get(&key);
         let events = |story: &Arc<Mutex<Story>>| {
-            let story = story.lock().unwrap_or_else(PoisonError::into_inner);
+            let story = lock(story);
             story.events.iter().cloned().collect()
         };
         story.as_ref().map(events).unwrap_or_default()

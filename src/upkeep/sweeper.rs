@@ -19,6 +19,7 @@ use crate::marks::{MarksView, Tag};
 use crate::metrics::Metrics;
 use crate::store::sweep::{Judged, KeyStats, Specimen, Survey, WalkPosition};
 use crate::store::{Store, StoreError};
+use crate::words::words;
 
 /// How long the lock lasts without renewal.
 const LOCK: Duration = Duration::from_secs(6);
@@ -32,32 +33,20 @@ const STEP: u64 = 100;
 /// The pause while invalidations are undelivered.
 const DELIVERY_PAUSE: Duration = Duration::from_millis(250);
 
+words! {
 /// What the sweeper of this proxy does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Activity {
     /// There is none: `sweep_rate = 0`, or no Redis.
-    Off,
+    Off = "off",
     /// Another proxy sweeps, or Redis is away.
-    Elsewhere,
+    Elsewhere = "elsewhere",
     /// This proxy has the lock, and pauses between two walks.
-    Resting,
+    Resting = "resting",
     /// It walks.
-    Sweeping,
+    Sweeping = "sweeping",
 }
-
-impl Activity {
-    const ALL: [Activity; 4] = [Activity::Off, Activity::Elsewhere, Activity::Resting, Activity::Sweeping];
-
-    /// For operators.
-    pub fn word(self) -> &'static str {
-        match self {
-            Activity::Off => "off",
-            Activity::Elsewhere => "elsewhere",
-            Activity::Resting => "resting",
-            Activity::Sweeping => "sweeping",
-        }
-    }
 }
 
 /// What the sweeper does now, for the admin.
@@ -67,7 +56,7 @@ pub struct Status(AtomicU8);
 impl Status {
     /// What it does now.
     pub fn activity(&self) -> Activity {
-        Activity::ALL.get(usize::from(self.0.load(Relaxed))).copied().unwrap_or(Activity::Off)
+        Activity::WORDS.get(usize::from(self.0.load(Relaxed))).map_or(Activity::Off, |(_, activity)| *activity)
     }
 
     fn set(&self, activity: Activity) {

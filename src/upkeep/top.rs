@@ -1,10 +1,11 @@
 //! The URLs that are missed most, and those that upstream spends the most time on, noted with each fetch.
 
 use std::cmp::Reverse;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::space_saving::{Counter, SpaceSaving};
+use crate::mutex::lock;
 
 /// URLs of each list that are counted at least; up to twice as many are.
 const COUNTERS: usize = 256;
@@ -83,11 +84,6 @@ fn owned(counters: Vec<(&str, &Counter<Seen>)>) -> Vec<(String, Counter<Seen>)> 
 pub fn beginning(url: &str) -> &str {
     let end = (0..=url.len().min(LONGEST)).rev().find(|end| url.is_char_boundary(*end));
     &url[..end.unwrap_or(0)]
-}
-
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Only counts: a panic leaves nothing that matters.
-    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

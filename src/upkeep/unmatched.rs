@@ -3,13 +3,14 @@
 //! counted for a while, without looking at who reads: a family that is often read after such a write may be what it changes.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
 use serde::Serialize;
 
 use crate::coalesce::shapes;
+use crate::mutex::lock;
 
 /// Shapes that are counted separately: an API has fewer, but clients can invent more.
 const MOST: usize = 256;
@@ -96,7 +97,7 @@ impl UnmatchedWrites {
         // A path is ASCII, and so is a method.
         shape.truncate(LONGEST);
         last.path.truncate(LONGEST);
-        let mut state = self.lock();
+        let mut state = lock(&self.0);
         let (may_follow, is_full) = (state.followed < AT_A_TIME, state.by_shape.len() >= MOST);
         let is_first = !state.by_shape.contains_key(&shape);
         if is_first && is_full {
@@ -119,7 +120,7 @@ impl UnmatchedWrites {
 
     /// Adds the reads between a write and now. Both are the reads of each family since the start.
     pub fn followed(&self, shape: &str, before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) {
-        let mut state = self.lock();
+        let mut state = lock(&self.0);
         state.followed = state.followed.saturating_sub(1);
         let Some(seen) = state.by_shape.get_mut(shape) else { return };
         seen.is_followed = false;
@@ -134,14 +135,14 @@ impl UnmatchedWrites {
 
     /// The counts so far.
     pub fn known(&self) -> Known {
-        let state = self.lock();
+        let state = lock(&self.0);
         let by_shape = state.by_shape.iter().map(|(shape, seen)| (shape.clone(), seen.count)).collect();
         Known { by_shape, others: state.others }
     }
 
     /// All shapes, those with the most writes first, and the number of writes of further shapes.
     pub fn shapes(&self) -> (Vec<UnmatchedShape>, u64) {
-        let state = self.lock();
+        let state = lock(&self.0);
         let shape = |(text, seen): (&String, &Seen)| {
             let (method, shape) = text.split_once(' ')?;
             let Seen { count, last, reads, .. } = seen.clone();
@@ -150,11 +151,6 @@ impl UnmatchedWrites {
         let mut all: Vec<_> = state.by_shape.iter().filter_map(shape).collect();
         all.sort_by_key(|it| std::cmp::Reverse(it.count));
         (all, state.others)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Only numbers: a panic leaves nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

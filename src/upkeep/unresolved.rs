@@ -1,10 +1,11 @@
 //! Writes whose rules lacked a value, in the log.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::http::invalidation::WriteEnd;
+use crate::mutex::lock;
 use crate::rules::{MatchedRule, Unresolved};
 
 /// How often a rule without a value is logged as a warning.
@@ -41,7 +42,7 @@ impl UnresolvedLog {
     }
 
     fn is_due(&self, rule: &str, now: Instant) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.0);
         if known.get(rule).is_some_and(|last| now.duration_since(*last) < WARN_EVERY) {
             return false;
         }

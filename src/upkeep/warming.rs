@@ -2,11 +2,14 @@
 //! asks for. Everything is bounded.
 
 use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
+
+use crate::mutex::lock;
+use crate::words::words;
 
 /// Reports that are kept.
 const REPORTS: usize = 20;
@@ -39,33 +42,24 @@ impl Warmed {
     }
 }
 
+words! {
 /// Why a run begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occasion {
     /// `on = ["startup"]`
-    Startup,
+    Startup = "startup",
     /// `on = ["invalidate"]`
-    Invalidation,
+    Invalidation = "invalidate",
     /// `every`, `cron` or `predict`
-    Schedule,
+    Schedule = "schedule",
     /// `POST /cache/warm`
-    Operator,
+    Operator = "operator",
 }
-
-impl Occasion {
-    /// For JSON and the log.
-    pub fn word(self) -> &'static str {
-        match self {
-            Occasion::Startup => "startup",
-            Occasion::Invalidation => "invalidate",
-            Occasion::Schedule => "schedule",
-            Occasion::Operator => "operator",
-        }
-    }
 }
 
 /// Results that have a reason, counted together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = WarmReason)]
 pub struct ReasonCount {
     /// [`Warmed::word`]
     pub result: &'static str,
@@ -145,34 +139,23 @@ pub struct WantedRun {
     pub family: Option<String>,
 }
 
+words! {
 /// What this proxy does about warming by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum WarmingRole {
     /// There is no `[[warm]]`.
-    Off,
+    Off = "off",
     /// Another proxy warms.
-    Elsewhere,
+    Elsewhere = "elsewhere",
     /// This proxy does.
-    Here,
+    Here = "here",
     /// Redis does not answer, so that nothing that is fetched could be stored.
-    RedisAway,
+    RedisAway = "redis-away",
+}
 }
 
 impl WarmingRole {
-    const ALL: [WarmingRole; 4] =
-        [WarmingRole::Off, WarmingRole::Elsewhere, WarmingRole::Here, WarmingRole::RedisAway];
-
-    /// For operators.
-    pub fn word(self) -> &'static str {
-        match self {
-            WarmingRole::Off => "off",
-            WarmingRole::Elsewhere => "elsewhere",
-            WarmingRole::Here => "here",
-            WarmingRole::RedisAway => "redis-away",
-        }
-    }
-
     /// What that means, and what to do.
     pub fn explanation(self) -> &'static str {
         match self {
@@ -214,7 +197,7 @@ pub struct Warming {
 impl Warming {
     /// Asks for a run. Returns its number; the run that is under way, or will be before it, if there is one.
     pub fn want(&self, family: Option<String>) -> Result<u64, u64> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if let Some(current) = &state.current {
             return Err(current.run);
         }
@@ -231,7 +214,7 @@ impl Warming {
 
     /// Takes the run that an operator wants, and begins it.
     pub fn begin_wanted(&self) -> Option<WantedRun> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let wanted = state.wanted.take()?;
         state.current = Some(report(wanted.run, Occasion::Operator, wanted.family.clone()));
         Some(wanted)
@@ -239,21 +222,21 @@ impl Warming {
 
     /// Begins a run of this proxy's own.
     pub fn begin(&self, occasion: Occasion) {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.runs += 1;
         state.current = Some(report(state.runs, occasion, None));
     }
 
     /// Changes the report of the run under way.
     pub fn update(&self, change: impl FnOnce(&mut WarmReport)) {
-        if let Some(current) = &mut self.lock().current {
+        if let Some(current) = &mut lock(&self.state).current {
             change(current);
         }
     }
 
     /// Ends the run under way. Returns its report.
     pub fn end(&self) -> Option<WarmReport> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let mut report = state.current.take()?;
         report.ended = Some(SystemTime::now());
         state.reports.push_front(report.clone());
@@ -263,13 +246,13 @@ impl Warming {
 
     /// The run under way, and the runs that are over, the latest first.
     pub fn reports(&self) -> (Option<WarmReport>, Vec<WarmReport>) {
-        let state = self.lock();
+        let state = lock(&self.state);
         (state.current.clone(), state.reports.iter().cloned().collect())
     }
 
     /// What this proxy does about warming by itself.
     pub fn role(&self) -> WarmingRole {
-        WarmingRole::ALL.get(usize::from(self.role.load(Relaxed))).copied().unwrap_or(WarmingRole::Off)
+        WarmingRole::WORDS.get(usize::from(self.role.load(Relaxed))).map_or(WarmingRole::Off, |(_, role)| *role)
     }
 
     /// Sets the role.
@@ -285,11 +268,6 @@ impl Warming {
     /// Waits until an operator wants a run, or the rules change.
     pub async fn changed(&self) {
         self.changed.notified().await;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is whole if it panics: at worst a count is missing.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,6 +32,7 @@ use super::errors::{RedisFault, is_elsewhere, malformed_reply, server_message};
 use super::slots::{Slots, slot_of};
 use super::{HEARTBEAT, PAUSE_MIN, StoreError};
 use crate::config::store_url::ServerAddress;
+use crate::mutex::lock;
 
 /// Finds out which node holds which slots.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Cluster {
             let asked = async { slots_reported_by(&mut self.dialer.open(&place).await?, &place).await };
             match in_time(self.limit, asked).await {
                 Ok(slots) => {
-                    *self.known.lock().unwrap_or_else(PoisonError::into_inner) = slots.primaries();
+                    *lock(&self.known) = slots.primaries();
                     return Ok(slots);
                 }
                 Err(error) if count == 0 || RedisFault::of(&error).lasting => failure = error,
@@ -72,7 +73,7 @@ impl Cluster {
     }
 
     fn places(&self) -> Vec<ServerAddress> {
-        let mut places = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut places = lock(&self.known).clone();
         places.extend(self.seeds.iter().cloned());
         let mut places: Vec<ServerAddress> = places.into_iter().collect();
         places.shuffle(&mut rand::rng());

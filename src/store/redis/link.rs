@@ -8,7 +8,7 @@
 //! This is the circuit breaker as well: without connections, requests fail at once, until the task has opened new ones. A
 //! hung server costs the requests in progress their time limit, once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -30,6 +30,7 @@ use super::{HEARTBEAT, Link, Outage, PAUSE_MIN, StoreError};
 use crate::config::StoreConfig;
 use crate::config::address::InvalidValue;
 use crate::config::store_url::{ServerAddress, StoreUrl};
+use crate::mutex::lock;
 
 /// The longest pause before connecting again.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
@@ -293,7 +294,7 @@ impl Connector {
         let place = &connections.place;
         let version = connections.server.version.as_str();
         tracing::info!(store = self.address, primary = %place, server = version, "the connection to Redis is up");
-        let before = self.latest.lock().unwrap_or_else(PoisonError::into_inner).replace(place.clone());
+        let before = lock(&self.latest).replace(place.clone());
         if let Some(before) = before.filter(|before| before != place) {
             tracing::warn!(from = %before, to = %place, "failover: another server holds the marks now");
         }

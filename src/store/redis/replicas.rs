@@ -12,6 +12,8 @@ use redis::{RedisError, RedisResult, make_extension_error};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::mutex::lock;
+
 /// Code of the error for too few replicas.
 const TOO_FEW: &str = "WAIT";
 
@@ -75,11 +77,11 @@ impl Replicas {
     async fn rounds(&self) -> RedisResult<()> {
         let request = self.asked.fetch_add(1, SeqCst) + 1;
         let _permit = self.one_round.acquire().await.expect("the semaphore is never closed");
-        let mut last = *self.lock();
+        let mut last = *lock(&self.last);
         // The previous round may have covered this request as well.
         if last.up_to < request {
             last = self.round().await?;
-            *self.lock() = last;
+            *lock(&self.last) = last;
         }
         if last.acknowledged < self.needed { Err(self.too_few(last.acknowledged)) } else { Ok(()) }
     }
@@ -99,9 +101,5 @@ impl Replicas {
             "only {acknowledged} of {needed} replicas confirmed the write within {limit} (a third of [store] timeout)"
         );
         make_extension_error(TOO_FEW.to_owned(), Some(message))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Round> {
-        self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

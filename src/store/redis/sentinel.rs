@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::dialer::Dialer;
 use super::errors::{RedisFault, malformed_reply, server_message};
 use crate::config::store_url::ServerAddress;
+use crate::mutex::lock;
 
 #[derive(Debug)]
 pub(super) struct Sentinels {
@@ -71,7 +72,7 @@ impl Sentinels {
     }
 
     async fn ask(&self, place: &ServerAddress) -> RedisResult<SentinelReply> {
-        let known = self.lock().remove(place);
+        let known = lock(&self.connections).remove(place);
         let answer = async {
             let mut connection = match known {
                 Some(connection) => connection,
@@ -82,13 +83,9 @@ impl Sentinels {
             Ok((connection, fields))
         };
         let (connection, fields) = timeout(self.limit, answer).await.unwrap_or_else(|_| Err(silent(place)))?;
-        self.lock().insert(place.clone(), connection);
+        lock(&self.connections).insert(place.clone(), connection);
         SentinelReply::read(&fields)
             .ok_or_else(|| malformed_reply("the answer to SENTINEL MASTER cannot be parsed"))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, MultiplexedConnection>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
