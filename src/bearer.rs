@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::words::reasons;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
@@ -36,128 +37,63 @@ pub struct VerifiedToken {
     pub ends: Option<SystemTime>,
 }
 
+reasons! {
 /// Why a request's `Authorization` does not identify its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenFault {
     /// There are several `Authorization` lines, and upstream may read any.
-    SeveralFields,
+    SeveralFields = "token-several",
+        "the request has several Authorization lines, and upstream may read any of them: it is forwarded for \
+         itself alone";
     /// Another scheme than `Bearer`, or no single token after it.
-    NotBearer,
+    NotBearer = "token-scheme",
+        "Authorization holds no bearer token (Bearer, one space, the token; RFC 6750 §2.1), and the family \
+         identifies callers by the claims of one: the request is forwarded for itself alone";
     /// Not a signed JWT, or one that says `alg: none` or an unknown algorithm.
-    Unreadable,
+    Unreadable = "token-unreadable",
+        "the bearer token is not a signed JWT (RFC 7519), or says alg none or an algorithm that Larder does not \
+         know: the request is forwarded for itself alone";
     /// No key has been read yet.
-    NoKeys,
+    NoKeys = "token-no-keys",
+        "there is no key to verify the bearer token with, since the JWKS has not been read (the log says why; \
+         larder explain without --admin fetches none): the request is forwarded for itself alone";
     /// No key has the token's `kid`.
-    UnknownKey,
+    UnknownKey = "token-unknown-key",
+        "no key of [jwt] has the kid of the bearer token; a JWKS is read again for such a token, at most every \
+         few seconds: the request is forwarded for itself alone";
     /// The key is not for the algorithm that the token names, or `[jwt] algorithms` does not list it.
-    Algorithm,
+    Algorithm = "token-algorithm",
+        "the bearer token's alg is not that of its key, or not one of [jwt] algorithms: the request is \
+         forwarded for itself alone";
     /// The signature is not that of a known key.
-    Signature,
+    Signature = "token-signature",
+        "the bearer token's signature is not that of a key of [jwt]: the request is forwarded for itself alone";
     /// `exp` has passed.
-    Expired,
+    Expired = "token-expired",
+        "the bearer token has expired (exp, RFC 7519 §4.1.4): the request is forwarded for itself alone";
     /// `nbf` has not come.
-    NotYetValid,
+    NotYetValid = "token-not-yet-valid",
+        "the bearer token is not valid yet (nbf, RFC 7519 §4.1.5): the request is forwarded for itself alone";
     /// `exp` is missing, or `exp` or `nbf` is no number.
-    Times,
+    Times = "token-times",
+        "the bearer token has no exp, or an exp or nbf that is no number (RFC 7519 §2): the request is \
+         forwarded for itself alone";
     /// `aud` is missing, or names none of `[jwt] audience`.
-    Audience,
+    Audience = "token-audience",
+        "the bearer token is for another audience than [jwt] audience (aud, RFC 7519 §4.1.3; a token with aud \
+         needs that setting): the request is forwarded for itself alone";
     /// `iss` is missing, or is none of `[jwt] issuer`.
-    Issuer,
+    Issuer = "token-issuer",
+        "the bearer token is of another issuer than [jwt] issuer (iss, RFC 7519 §4.1.1): the request is \
+         forwarded for itself alone";
     /// A claim that identifies the caller is missing, empty, or of a type that identifies nobody.
-    Claims,
+    Claims = "token-claims",
+        "a claim that identifies the caller is missing from the bearer token, empty, or neither text nor a \
+         whole number nor a list of at most 32 of these: the request is forwarded for itself alone";
+}
 }
 
 impl TokenFault {
-    /// All of them, for metrics and tests.
-    pub const ALL: [TokenFault; 13] = [
-        TokenFault::SeveralFields,
-        TokenFault::NotBearer,
-        TokenFault::Unreadable,
-        TokenFault::NoKeys,
-        TokenFault::UnknownKey,
-        TokenFault::Algorithm,
-        TokenFault::Signature,
-        TokenFault::Expired,
-        TokenFault::NotYetValid,
-        TokenFault::Times,
-        TokenFault::Audience,
-        TokenFault::Issuer,
-        TokenFault::Claims,
-    ];
-
-    /// Token for the `detail` of `Cache-Status`, logs and metrics.
-    pub fn token(self) -> &'static str {
-        match self {
-            TokenFault::SeveralFields => "token-several",
-            TokenFault::NotBearer => "token-scheme",
-            TokenFault::Unreadable => "token-unreadable",
-            TokenFault::NoKeys => "token-no-keys",
-            TokenFault::UnknownKey => "token-unknown-key",
-            TokenFault::Algorithm => "token-algorithm",
-            TokenFault::Signature => "token-signature",
-            TokenFault::Expired => "token-expired",
-            TokenFault::NotYetValid => "token-not-yet-valid",
-            TokenFault::Times => "token-times",
-            TokenFault::Audience => "token-audience",
-            TokenFault::Issuer => "token-issuer",
-            TokenFault::Claims => "token-claims",
-        }
-    }
-
-    /// One sentence, without anything of the token.
-    pub fn explanation(self) -> &'static str {
-        match self {
-            TokenFault::SeveralFields => {
-                "the request has several Authorization lines, and upstream may read any of them: it is forwarded for itself alone"
-            }
-            TokenFault::NotBearer => {
-                "Authorization holds no bearer token (Bearer, one space, the token; RFC 6750 §2.1), and the family identifies \
-                 callers by the claims of one: the request is forwarded for itself alone"
-            }
-            TokenFault::Unreadable => {
-                "the bearer token is not a signed JWT (RFC 7519), or says alg none or an algorithm that Larder does not know: the \
-                 request is forwarded for itself alone"
-            }
-            TokenFault::NoKeys => {
-                "there is no key to verify the bearer token with, since the JWKS has not been read (the log says why; larder explain \
-                 without --admin fetches none): the request is forwarded for itself alone"
-            }
-            TokenFault::UnknownKey => {
-                "no key of [jwt] has the kid of the bearer token; a JWKS is read again for such a token, at most every few seconds: \
-                 the request is forwarded for itself alone"
-            }
-            TokenFault::Algorithm => {
-                "the bearer token's alg is not that of its key, or not one of [jwt] algorithms: the request is forwarded for itself \
-                 alone"
-            }
-            TokenFault::Signature => {
-                "the bearer token's signature is not that of a key of [jwt]: the request is forwarded for itself alone"
-            }
-            TokenFault::Expired => {
-                "the bearer token has expired (exp, RFC 7519 §4.1.4): the request is forwarded for itself alone"
-            }
-            TokenFault::NotYetValid => {
-                "the bearer token is not valid yet (nbf, RFC 7519 §4.1.5): the request is forwarded for itself alone"
-            }
-            TokenFault::Times => {
-                "the bearer token has no exp, or an exp or nbf that is no number (RFC 7519 §2): the request is forwarded for itself \
-                 alone"
-            }
-            TokenFault::Audience => {
-                "the bearer token is for another audience than [jwt] audience (aud, RFC 7519 §4.1.3; a token with aud needs that \
-                 setting): the request is forwarded for itself alone"
-            }
-            TokenFault::Issuer => {
-                "the bearer token is of another issuer than [jwt] issuer (iss, RFC 7519 §4.1.1): the request is forwarded for itself \
-                 alone"
-            }
-            TokenFault::Claims => {
-                "a claim that identifies the caller is missing from the bearer token, empty, or neither text nor a whole number nor \
-                 a list of at most 32 of these: the request is forwarded for itself alone"
-            }
-        }
-    }
-
     /// What to do so that such requests are cached.
     pub fn what_to_do(self) -> &'static str {
         match self {

@@ -212,22 +212,24 @@ static LESS_THAN_NO_CACHE: [&[u8]; 9] = [
 /// The field for clients: `no-cache`, and the response's stricter directives. Unreadable input counts as `no-store`,
 /// as in parsing.
 pub fn for_clients(response: &HeaderMap) -> HeaderValue {
-    let mut told = b"no-cache".to_vec();
-    let mut is_readable = true;
+    told(response, b"no-cache", |name, is_readable| is_readable && !is_one_of(name, &LESS_THAN_NO_CACHE))
+}
+
+/// `first`, and the response's directives that `keeps` takes by their names and whether they can be read.
+fn told(response: &HeaderMap, first: &[u8], keeps: impl Fn(&[u8], bool) -> bool) -> HeaderValue {
+    let (mut told, mut all_readable) = (first.to_vec(), true);
     for member in response.get_all(CACHE_CONTROL).iter().flat_map(|line| raw_members(line.as_bytes())) {
         let Ok(member) = member else {
-            is_readable = false;
+            all_readable = false;
             continue;
         };
-        let mut one = ResponseDirectives::default();
-        let directive = Directive::parse(member);
-        if !one.take_member(member) {
-            is_readable = false;
-        } else if !is_one_of(&directive.lower_name(), &LESS_THAN_NO_CACHE) {
+        let is_readable = ResponseDirectives::default().take_member(member);
+        all_readable &= is_readable;
+        if keeps(&Directive::parse(member).lower_name(), is_readable) {
             told.extend([b", ", member].concat());
         }
     }
-    if !is_readable {
+    if !all_readable {
         told.extend_from_slice(b", no-store");
     }
     HeaderValue::from_bytes(&told).unwrap_or(HeaderValue::from_static("no-store"))
@@ -239,22 +241,7 @@ static FOR_SHARED_CACHES: [&[u8]; 3] = [b"private", b"public", b"s-maxage"];
 /// The field for clients of a response that shared caches must not store: `private`, and the response's directives but those for shared
 /// caches. Unreadable input counts as `no-store`, as in parsing.
 pub fn for_private_caches(response: &HeaderMap) -> HeaderValue {
-    let mut told = b"private".to_vec();
-    let mut is_readable = true;
-    for member in response.get_all(CACHE_CONTROL).iter().flat_map(|line| raw_members(line.as_bytes())) {
-        let Ok(member) = member else {
-            is_readable = false;
-            continue;
-        };
-        is_readable &= ResponseDirectives::default().take_member(member);
-        if !is_one_of(&Directive::parse(member).lower_name(), &FOR_SHARED_CACHES) {
-            told.extend([b", ", member].concat());
-        }
-    }
-    if !is_readable {
-        told.extend_from_slice(b", no-store");
-    }
-    HeaderValue::from_bytes(&told).unwrap_or(HeaderValue::from_static("no-store"))
+    told(response, b"private", |name, _| !is_one_of(name, &FOR_SHARED_CACHES))
 }
 
 impl RequestDirectives {

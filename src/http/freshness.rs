@@ -12,6 +12,7 @@ use super::cache_control::{MAX_SECONDS, delta_seconds};
 use super::date::DateField;
 use super::demands::Demands;
 use super::targeted::{Authority, Effective};
+use crate::words::reasons;
 
 /// Source of a lifetime, for `explain` and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,23 +141,31 @@ impl Reuse {
     }
 }
 
+reasons! {
 /// Why a stored response must be validated before use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ValidationReason {
     /// The response's `no-cache`.
-    NoCache,
+    NoCache = "no-cache", "the response has no-cache: it is validated on every use (RFC 9111 §5.2.2.4)";
     /// The family's `revalidate = "always"`.
-    Always,
+    Always = "revalidate-always",
+        "the family says revalidate = \"always\": a response is validated on every use, as with no-cache (RFC \
+         9111 §5.2.2.4)";
     /// Its lifetime has ended.
-    Expired,
+    Expired = "expired", "the response is stale, and nothing allows serving it stale (RFC 9111 §4.2.4)";
     /// Its lifetime has ended, and it must not be served stale.
-    MustRevalidate,
+    MustRevalidate = "must-revalidate",
+        "the response is stale and has must-revalidate, proxy-revalidate or s-maxage (RFC 9111 §5.2.2.2, \
+         §5.2.2.8, §5.2.2.10)";
     /// The request's `no-cache`.
-    RequestNoCache,
+    RequestNoCache = "request-no-cache", "the request has no-cache (RFC 9111 §5.2.1.4)";
     /// The request's `max-age`.
-    RequestMaxAge,
+    RequestMaxAge = "request-max-age",
+        "the response is older than the request's max-age, or stale without a max-stale (RFC 9111 §5.2.1.1)";
     /// The request's `min-fresh`.
-    RequestMinFresh,
+    RequestMinFresh = "request-min-fresh",
+        "the response is not fresh for as long as the request's min-fresh asks (RFC 9111 §5.2.1.3)";
+}
 }
 
 impl ValidationReason {
@@ -166,46 +175,6 @@ impl ValidationReason {
             self,
             ValidationReason::RequestNoCache | ValidationReason::RequestMaxAge | ValidationReason::RequestMinFresh
         )
-    }
-
-    /// Token for the `detail` of `Cache-Status`, logs and metrics.
-    pub fn token(self) -> &'static str {
-        match self {
-            ValidationReason::NoCache => "no-cache",
-            ValidationReason::Always => "revalidate-always",
-            ValidationReason::Expired => "expired",
-            ValidationReason::MustRevalidate => "must-revalidate",
-            ValidationReason::RequestNoCache => "request-no-cache",
-            ValidationReason::RequestMaxAge => "request-max-age",
-            ValidationReason::RequestMinFresh => "request-min-fresh",
-        }
-    }
-
-    /// One sentence with its RFC section.
-    pub fn explanation(self) -> &'static str {
-        match self {
-            ValidationReason::NoCache => {
-                "the response has no-cache: it is validated on every use (RFC 9111 §5.2.2.4)"
-            }
-            ValidationReason::Always => {
-                "the family says revalidate = \"always\": a response is validated on every use, as with no-cache (RFC \
-                 9111 §5.2.2.4)"
-            }
-            ValidationReason::Expired => {
-                "the response is stale, and nothing allows serving it stale (RFC 9111 §4.2.4)"
-            }
-            ValidationReason::MustRevalidate => {
-                "the response is stale and has must-revalidate, proxy-revalidate or s-maxage (RFC 9111 §5.2.2.2, \
-                 §5.2.2.8, §5.2.2.10)"
-            }
-            ValidationReason::RequestNoCache => "the request has no-cache (RFC 9111 §5.2.1.4)",
-            ValidationReason::RequestMaxAge => {
-                "the response is older than the request's max-age, or stale without a max-stale (RFC 9111 §5.2.1.1)"
-            }
-            ValidationReason::RequestMinFresh => {
-                "the response is not fresh for as long as the request's min-fresh asks (RFC 9111 §5.2.1.3)"
-            }
-        }
     }
 }
 

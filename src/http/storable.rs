@@ -17,6 +17,7 @@ use super::freshness::{self, Freshness, LifetimeSource};
 use super::targeted::{self, Effective};
 use super::vary::Vary;
 use super::{CloseDelimited, Policy, Revalidate, TtlPolicy, validation};
+use crate::words::reasons;
 
 /// The properties of the request that affect storing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,149 +69,70 @@ pub enum Storable {
     No(Reason),
 }
 
+reasons! {
 /// Why a response is not stored. `explain`, the log and the `detail` of `Cache-Status` use the texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// Request `no-store`.
-    RequestNoStore,
+    RequestNoStore = "request-no-store", "the request has no-store (RFC 9111 §5.2.1.5)";
     /// Response `no-store`.
-    NoStore,
+    NoStore = "no-store", "the response has no-store (RFC 9111 §5.2.2.5)";
     /// Response `private`, without field names.
-    Private,
+    Private = "private", "the response is private to one user (RFC 9111 §5.2.2.7)";
     /// An event stream, which does not end.
-    EventStream,
+    EventStream = "event-stream",
+        "the response is a stream of events, which is never complete (RFC 9111 §3.3, text/event-stream)";
     /// It has more groups than an entry can carry.
-    TooManyGroups,
-    SetCookie,
+    TooManyGroups = "too-many-groups",
+        "the response has more groups than an entry can carry, so one of them could not invalidate it (RFC 9875 \
+         §2)";
+    SetCookie = "set-cookie",
+        "the response sets a cookie, which is meant for one client (stricter than RFC 9111 §7.3)";
     /// `Authorization` without `public`, `s-maxage` or `must-revalidate` (§3.5).
-    Authorization,
+    Authorization = "authorization",
+        "the request carries Authorization, and neither the response (public, s-maxage, must-revalidate) nor \
+         the family's identity allows sharing (RFC 9111 §3.5)";
     /// `Cookie` in the request, and nothing allows sharing the response.
-    Cookie,
+    Cookie = "cookie",
+        "the request carries Cookie, and neither the response (public, s-maxage, must-revalidate) nor the \
+         family's identity allows sharing (stricter than RFC 9111 §3)";
     /// Another credential field in the request, and nothing allows sharing the response.
-    Credentials,
-    VaryStar,
+    Credentials = "credentials",
+        "the request carries a field that is used for credentials, and neither the response (public, s-maxage, \
+         must-revalidate) nor the family's identity or headers allow sharing (stricter than RFC 9111 §3)";
+    VaryStar = "vary-star", "the response varies on more than request fields: Vary: * (RFC 9111 §4.1)";
     /// It would hide stored variants: an error that names other fields in `Vary`, or a response with which there
     /// would be too many fields.
-    VaryOther,
+    VaryOther = "vary-other",
+        "the response is an error or names too many fields in Vary, and would hide the stored variants of the \
+         same URL that other fields select (RFC 9111 §4.1)";
     /// 1xx, 206, 304, a status about the request ([`is_about_request`]), or one that is not understood although
     /// `must-understand` requires it.
-    Status,
+    Status = "status", "responses with this status are not stored (RFC 9111 §3)";
     /// A partial response in a 200.
-    ContentRange,
+    ContentRange = "content-range",
+        "the response has a Content-Range, which only a 206 may have, so it may be incomplete (RFC 9110 §14.4)";
     /// It has neither a length nor a last chunk, so it may be incomplete.
-    CloseDelimited,
+    CloseDelimited = "close-delimited",
+        "the response has neither Content-Length nor chunks, so it looks complete even if truncated (RFC 9112 \
+         §8)";
     /// A server error while a successful response is stored.
-    ServerError,
+    ServerError = "server-error", "a server error does not replace a stored response (RFC 9111 §4.3.3)";
     /// The family says `cache = "never"`.
-    NeverCached,
+    NeverCached = "never", "the family says cache = \"never\"";
     /// Neither upstream nor the family states a lifetime, nor does upstream require validation (`no-cache`).
-    NoLifetime,
+    NoLifetime = "no-lifetime",
+        "neither the response (max-age, s-maxage, Expires) nor the family states a lifetime (RFC 9111 §4.2.1)";
     /// It would be stale at once (or has `no-cache`), must not be served stale, and has no validator.
-    StaleAtOnce,
+    StaleAtOnce = "stale-at-once",
+        "the response is stale at once and has no ETag or Last-Modified to validate it with (RFC 9111 §4.3)";
+}
 }
 
 impl Reason {
-    /// All of them.
-    pub const ALL: [Reason; 18] = [
-        Reason::RequestNoStore,
-        Reason::NoStore,
-        Reason::Private,
-        Reason::EventStream,
-        Reason::TooManyGroups,
-        Reason::SetCookie,
-        Reason::Authorization,
-        Reason::Cookie,
-        Reason::Credentials,
-        Reason::VaryStar,
-        Reason::VaryOther,
-        Reason::Status,
-        Reason::ContentRange,
-        Reason::CloseDelimited,
-        Reason::ServerError,
-        Reason::NeverCached,
-        Reason::NoLifetime,
-        Reason::StaleAtOnce,
-    ];
-
     /// Whether the reason lies in the response, so that it applies to other requests for the resource too.
     pub fn is_of_response(self) -> bool {
         !matches!(self, Reason::RequestNoStore | Reason::Authorization | Reason::Cookie | Reason::Credentials)
-    }
-
-    /// Token for the `detail` of `Cache-Status`, logs and metrics.
-    pub fn token(self) -> &'static str {
-        match self {
-            Reason::RequestNoStore => "request-no-store",
-            Reason::NoStore => "no-store",
-            Reason::Private => "private",
-            Reason::EventStream => "event-stream",
-            Reason::TooManyGroups => "too-many-groups",
-            Reason::SetCookie => "set-cookie",
-            Reason::Authorization => "authorization",
-            Reason::Cookie => "cookie",
-            Reason::Credentials => "credentials",
-            Reason::VaryStar => "vary-star",
-            Reason::VaryOther => "vary-other",
-            Reason::Status => "status",
-            Reason::ContentRange => "content-range",
-            Reason::CloseDelimited => "close-delimited",
-            Reason::ServerError => "server-error",
-            Reason::NeverCached => "never",
-            Reason::NoLifetime => "no-lifetime",
-            Reason::StaleAtOnce => "stale-at-once",
-        }
-    }
-
-    /// One sentence with its RFC section.
-    pub fn explanation(self) -> &'static str {
-        match self {
-            Reason::RequestNoStore => "the request has no-store (RFC 9111 §5.2.1.5)",
-            Reason::NoStore => "the response has no-store (RFC 9111 §5.2.2.5)",
-            Reason::Private => "the response is private to one user (RFC 9111 §5.2.2.7)",
-            Reason::EventStream => {
-                "the response is a stream of events, which is never complete (RFC 9111 §3.3, text/event-stream)"
-            }
-            Reason::TooManyGroups => {
-                "the response has more groups than an entry can carry, so one of them could not invalidate it \
-                 (RFC 9875 §2)"
-            }
-            Reason::SetCookie => {
-                "the response sets a cookie, which is meant for one client (stricter than RFC 9111 §7.3)"
-            }
-            Reason::Authorization => {
-                "the request carries Authorization, and neither the response (public, s-maxage, must-revalidate) nor \
-                 the family's identity allows sharing (RFC 9111 §3.5)"
-            }
-            Reason::Cookie => {
-                "the request carries Cookie, and neither the response (public, s-maxage, must-revalidate) nor the \
-                 family's identity allows sharing (stricter than RFC 9111 §3)"
-            }
-            Reason::Credentials => {
-                "the request carries a field that is used for credentials, and neither the response (public, s-maxage, \
-                 must-revalidate) nor the family's identity or headers allow sharing (stricter than RFC 9111 §3)"
-            }
-            Reason::VaryStar => "the response varies on more than request fields: Vary: * (RFC 9111 §4.1)",
-            Reason::VaryOther => {
-                "the response is an error or names too many fields in Vary, and would hide the stored variants of the \
-                 same URL that other fields select (RFC 9111 §4.1)"
-            }
-            Reason::Status => "responses with this status are not stored (RFC 9111 §3)",
-            Reason::ContentRange => {
-                "the response has a Content-Range, which only a 206 may have, so it may be incomplete (RFC 9110 \
-                 §14.4)"
-            }
-            Reason::CloseDelimited => {
-                "the response has neither Content-Length nor chunks, so it looks complete even if truncated (RFC 9112 §8)"
-            }
-            Reason::ServerError => "a server error does not replace a stored response (RFC 9111 §4.3.3)",
-            Reason::NeverCached => "the family says cache = \"never\"",
-            Reason::NoLifetime => {
-                "neither the response (max-age, s-maxage, Expires) nor the family states a lifetime (RFC 9111 §4.2.1)"
-            }
-            Reason::StaleAtOnce => {
-                "the response is stale at once and has no ETag or Last-Modified to validate it with (RFC 9111 §4.3)"
-            }
-        }
     }
 }
 
