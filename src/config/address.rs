@@ -166,24 +166,12 @@ pub fn token(text: &str) -> Result<(), InvalidValue> {
 
 /// SHA-256 as 64 hex digits.
 pub fn sha256(text: &str) -> Result<[u8; 32], InvalidValue> {
-    let mut bytes = [0; 32];
     let text = text.trim();
-    let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    for (byte, digits) in bytes.iter_mut().zip((0..text.len()).step_by(2)) {
-        match text
-            .get(digits..digits + 2)
-            .filter(|_| is_hex)
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
-        {
-            Some(value) => *byte = value,
-            None => return wrong("is not a SHA-256 digest of 64 hex digits", "copy what larder token prints"),
-        }
-    }
-    if is_hex {
-        Ok(bytes)
-    } else {
-        wrong("is not a SHA-256 digest of 64 hex digits", "copy what larder token prints")
-    }
+    let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let byte = |at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
+    let digest = bytes.and_then(|bytes| bytes.try_into().ok()).filter(|_| is_hex);
+    digest.map_or_else(|| wrong("is not a SHA-256 digest of 64 hex digits", "copy what larder token prints"), Ok)
 }
 
 /// A host name without port, in lower case.

@@ -2,12 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::fields::{checked, flag, passed, section, set};
+use super::fields::{all_passing, checked, flag, section, set};
 use super::token::{SHORTEST, covers, override_tokens, read_tokens};
 use super::{Overrides, Role, ServerConfig, Token, TokenSecret, address};
 use crate::rules::fault::Fault;
 use crate::rules::nearest::did_you_mean;
-use crate::rules::reader::{Item, Table};
+use crate::rules::reader::Table;
 use crate::rules::{RuleSet, Warning};
 
 /// `[admin]`
@@ -65,7 +65,7 @@ pub fn read_admin(
             admin.tokens_line = item.line();
             admin.tokens = read_tokens(&item);
         }
-        admin.hosts = table.item("hosts").map(|item| read_hosts(&item)).unwrap_or_default();
+        admin.hosts = table.read("hosts", |item| all_passing(&item, address::host_name)).unwrap_or_default();
         table.finish();
     }
     set(&mut admin.listen, flag("--admin", overrides.admin.as_deref(), address::listen, flags));
@@ -86,26 +86,18 @@ pub fn check_scopes(root: &mut Table<'_>, admin: &AdminConfig, rules: &RuleSet) 
     let scopes =
         admin.tokens.iter().flat_map(|token| token.families.iter().flatten().map(move |name| (token, name)));
     for (token, name) in scopes {
-        if let Err(unknown) = rules.resolve(name, None) {
-            let place = root.item("admin").map_or_else(|| root.span(), |item| item.span());
+        let (message, remedy) = if let Err(unknown) = rules.resolve(name, None) {
             let near: Vec<&str> = unknown.nearest.iter().map(String::as_str).collect();
             let remedy = did_you_mean(&near, || "name families of this file, or what a glob fits".to_owned());
-            root.reader().fault(
-                place,
-                format!("token {:?}: families: unknown family {name:?}", token.name),
-                remedy,
-            );
+            (format!("unknown family {name:?}"), remedy)
         } else if !rules.families().iter().any(|family| covers(name, &family.name)) {
-            let place = root.item("admin").map_or_else(|| root.span(), |item| item.span());
-            root.reader().fault(
-                place,
-                format!(
-                    "token {:?}: families: {name:?} is no whole family: the token could purge nothing",
-                    token.name
-                ),
-                "name the family, such as \"user\" and not \"user:7\"",
-            );
-        }
+            let message = format!("{name:?} is no whole family: the token could purge nothing");
+            (message, "name the family, such as \"user\" and not \"user:7\"".to_owned())
+        } else {
+            continue;
+        };
+        let place = root.item("admin").map_or_else(|| root.span(), |item| item.span());
+        root.reader().fault(place, format!("token {:?}: families: {message}", token.name), remedy);
     }
 }
 
@@ -121,11 +113,6 @@ pub fn warnings(admin: &AdminConfig) -> Vec<Warning> {
         remedy: "use a random one: larder token makes it".to_owned(),
     };
     admin.tokens.iter().filter(is_short).map(warning).collect()
-}
-
-fn read_hosts(item: &Item<'_>) -> Vec<String> {
-    let texts = item.texts().unwrap_or_default();
-    texts.iter().filter_map(|text| passed(text, address::host_name)).collect()
 }
 
 #[cfg(test)]

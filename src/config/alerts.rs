@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::Uri;
 
-use super::address::{self, InvalidValue};
+use super::address;
+use super::fields::{checked, section, set};
 use crate::rules::reader::{Item, Table};
 use crate::rules::thresholds::{FamilyThresholds, Thresholds, or_off, percent};
 
@@ -63,7 +64,7 @@ impl Default for AlertsConfig {
 /// `has_store`: whether Redis is configured.
 pub fn read(root: &mut Table<'_>, has_store: bool) -> AlertsConfig {
     let mut alerts = AlertsConfig::default();
-    let Some(mut table) = super::fields::section(root, "alerts") else { return alerts };
+    let Some(mut table) = section(root, "alerts") else { return alerts };
     alerts.thresholds = FamilyThresholds::read(&mut table).or(&alerts.thresholds);
     let (memory, away) = (table.item("memory"), table.item("store_away"));
     for item in [&memory, &away].into_iter().flatten().filter(|_| !has_store) {
@@ -74,7 +75,7 @@ pub fn read(root: &mut Table<'_>, has_store: bool) -> AlertsConfig {
     set(&mut alerts.window, table.read("window", |item| item.duration(&WINDOW)));
     set(&mut alerts.interval, table.read("interval", |item| item.duration(&INTERVAL)));
     set(&mut alerts.min_requests, table.read("min_requests", |item| item.integer(&(1..=1_000_000_000))));
-    alerts.webhook = table.read("webhook", |item| webhook(&item));
+    alerts.webhook = table.read("webhook", |item| checked(&item, address::url));
     let token = table.item("webhook_token");
     if let Some(item) = token.as_ref().filter(|_| alerts.webhook.is_none()) {
         item.fault("has no effect without webhook", "add webhook = \"https://…\", or remove it");
@@ -84,29 +85,10 @@ pub fn read(root: &mut Table<'_>, has_store: bool) -> AlertsConfig {
     alerts
 }
 
-fn webhook(item: &Item<'_>) -> Option<Uri> {
-    let text = item.filled()?;
-    match address::url(&text.value) {
-        Ok(url) => Some(url),
-        Err(InvalidValue { message, remedy }) => {
-            // It may hold a secret.
-            text.fault(message, remedy);
-            None
-        }
-    }
-}
-
 fn webhook_token(item: &Item<'_>) -> Option<WebhookToken> {
     let text = item.secret("WEBHOOK_TOKEN").filter(|text| !text.value.is_empty())?;
     if !text.value.bytes().all(|byte| byte.is_ascii_graphic()) {
-        text.fault("holds characters that a header cannot carry", "use printable ASCII without spaces");
-        return None;
+        return text.refuse("holds characters that a header cannot carry", "use printable ASCII without spaces");
     }
     Some(WebhookToken(text.value))
-}
-
-fn set<T>(field: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *field = value;
-    }
 }

@@ -189,11 +189,10 @@ fn read_keys(table: &mut Table<'_>) -> Option<KeySource> {
         }
         [_] => {}
         [.., last] => {
-            last.fault(
+            return last.refuse(
                 "is a second key",
                 "keep one of secret, secret_file, public_key_file, jwks_file and jwks_url",
             );
-            return None;
         }
     }
     if let Some(item) = secret {
@@ -211,12 +210,10 @@ fn read_keys(table: &mut Table<'_>) -> Option<KeySource> {
 fn read_secret(item: &Item<'_>) -> Option<String> {
     let text = item.secret("JWT_SECRET")?;
     if text.value.trim().is_empty() {
-        text.fault("is empty", "set its variable");
-        return None;
+        return text.refuse("is empty", "set its variable");
     }
     if text.value.contains("-----BEGIN ") {
-        text.fault("is no secret, but a key in PEM format", "write public_key_file = \"…\"");
-        return None;
+        return text.refuse("is no secret, but a key in PEM format", "write public_key_file = \"…\"");
     }
     Some(text.value)
 }

@@ -82,15 +82,15 @@ fn never_stale(family: &Family) -> Option<Warning> {
     let (slow, policy) = (family.stale_while_slow?, &family.policy);
     let is_never =
         policy.stale_if_unreachable.is_zero() && policy.stale_if_error.is_none_or(|period| period.is_zero());
-    is_never.then(|| Warning {
-        line: family.line,
-        message: format!(
-            "family {:?}: stale_while_slow = \"{}\" has no effect beside stale_if_unreachable = \"0s\", unless upstream states \
-             stale-if-error: no stale response may be served",
-            family.name,
-            humantime::format_duration(slow)
-        ),
-        remedy: "raise stale_if_unreachable, add stale_if_error, or remove stale_while_slow".to_owned(),
+    is_never.then(|| {
+        family.warning(
+            format_args!(
+                "stale_while_slow = \"{}\" has no effect beside stale_if_unreachable = \"0s\", unless \
+             upstream states stale-if-error: no stale response may be served",
+                humantime::format_duration(slow)
+            ),
+            "raise stale_if_unreachable, add stale_if_error, or remove stale_while_slow",
+        )
     })
 }
 
@@ -99,25 +99,21 @@ fn key_of_each_token(family: &Family) -> Option<Warning> {
     let sources = family.key_spec.identity.sources();
     let by_claims = sources.iter().any(|source| matches!(source, CallerSource::Claims(_)));
     let by_token = sources.iter().any(|source| *source == CallerSource::Header(http::header::AUTHORIZATION));
-    (by_claims && by_token).then(|| Warning {
-        line: family.line,
-        message: format!(
-            "family {:?}: identity has claims and \"header:authorization\": each new token of a caller has a new key, as if the \
-             claims were not named",
-            family.name
-        ),
-        remedy: "remove \"header:authorization\" from identity".to_owned(),
+    (by_claims && by_token).then(|| {
+        family.warning(
+            "identity has claims and \"header:authorization\": each new token of a caller has a \
+             new key, as if the claims were not named",
+            "remove \"header:authorization\" from identity",
+        )
     })
 }
 
 fn useless_collapse(config: &Config, family: &Family) -> Option<Warning> {
-    (family.collapse == Collapse::Fleet && config.store.is_none()).then(|| Warning {
-        line: family.line,
-        message: format!(
-            "family {:?}: collapse = \"fleet\" has no effect without [store]: there is one Larder alone",
-            family.name
-        ),
-        remedy: "remove it, or add [store]".to_owned(),
+    (family.collapse == Collapse::Fleet && config.store.is_none()).then(|| {
+        family.warning(
+            "collapse = \"fleet\" has no effect without [store]: there is one Larder alone",
+            "remove it, or add [store]",
+        )
     })
 }
 
@@ -129,52 +125,48 @@ fn useless_compress(config: &Config, family: &Family) -> Option<Warning> {
         (Some(asked), Some(store)) if asked == store.compress => ("says what [store] says", "remove it"),
         _ => return None,
     };
-    Some(Warning {
-        line: family.line,
-        message: format!("family {:?}: compress {message}", family.name),
-        remedy: remedy.to_owned(),
-    })
+    Some(family.warning(format_args!("compress {message}"), remedy))
 }
 
 fn too_large(config: &Config, family: &Family) -> Option<Warning> {
     let (most, capacity) = (family.max_body?, config.memory.capacity);
-    (most > capacity).then(|| Warning {
-        line: family.line,
-        message: format!(
-            "family {:?}: max_body = {} has no effect: [memory] capacity is {}",
-            family.name,
-            ByteSize::b(most),
-            ByteSize::b(capacity)
-        ),
-        remedy: "lower it, or raise capacity".to_owned(),
+    (most > capacity).then(|| {
+        family.warning(
+            format_args!(
+                "max_body = {} has no effect: [memory] capacity is {}",
+                ByteSize::b(most),
+                ByteSize::b(capacity)
+            ),
+            "lower it, or raise capacity",
+        )
     })
 }
 
 /// A `stale_while_slow` that no fetch outlasts.
 fn too_slow(config: &Config, family: &Family) -> Option<Warning> {
     let (slow, timeout) = (family.stale_while_slow?, config.server.upstream_timeout);
-    (slow >= timeout).then(|| Warning {
-        line: family.line,
-        message: format!(
-            "family {:?}: stale_while_slow = \"{}\" has no effect: a request fails after [server] upstream_timeout, which is {}",
-            family.name,
-            humantime::format_duration(slow),
-            humantime::format_duration(timeout)
-        ),
-        remedy: "write a shorter time, or remove it: stale_if_error and stale_if_unreachable do the same".to_owned(),
+    (slow >= timeout).then(|| {
+        family.warning(
+            format_args!(
+                "stale_while_slow = \"{}\" has no effect: a request fails after [server] \
+             upstream_timeout, which is {}",
+                humantime::format_duration(slow),
+                humantime::format_duration(timeout)
+            ),
+            "write a shorter time, or remove it: stale_if_error and stale_if_unreachable do the \
+             same",
+        )
     })
 }
 
 /// `write_through` where other proxies may serve what a write has invalidated.
 fn never_written_through(config: &Config, family: &Family) -> Option<Warning> {
     let is_eventual = config.store.as_ref().is_some_and(|store| store.coherence == Coherence::Eventual);
-    (family.write_through && is_eventual).then(|| Warning {
-        line: family.line,
-        message: format!(
-            "family {:?}: write_through has no effect with [store] coherence = \"eventual\"",
-            family.name
-        ),
-        remedy: "remove it, or write coherence = \"lease\"".to_owned(),
+    (family.write_through && is_eventual).then(|| {
+        family.warning(
+            "write_through has no effect with [store] coherence = \"eventual\"",
+            "remove it, or write coherence = \"lease\"",
+        )
     })
 }
 
@@ -183,11 +175,9 @@ pub fn overridden_ttl(family: &Family, path: &str, response: &HeaderMap, receive
     let ttl = family.policy.ttl.filter(|_| family.may_be_overridden())?;
     let effective = targeted::effective(response);
     let (lifetime, _) = freshness::explicit_lifetime(&effective, response, received)?;
-    Some(Warning {
-        line: family.line,
-        message: format!(
-            "family {:?}: ttl = \"{}\" has no effect: the response to GET {path} has a lifetime in {}: {}",
-            family.name,
+    Some(family.warning(
+        format_args!(
+            "ttl = \"{}\" has no effect: the response to GET {path} has a lifetime in {}: {}",
             humantime::format_duration(ttl),
             if effective.authority == Authority::General {
                 "Cache-Control or Expires"
@@ -196,8 +186,8 @@ pub fn overridden_ttl(family: &Family, path: &str, response: &HeaderMap, receive
             },
             humantime::format_duration(lifetime)
         ),
-        remedy: "remove ttl, or write ttl_policy = \"override\" beside it".to_owned(),
-    })
+        "remove ttl, or write ttl_policy = \"override\" beside it",
+    ))
 }
 
 #[cfg(test)]

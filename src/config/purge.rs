@@ -1,7 +1,7 @@
 //! `[purge]`: PURGE and BAN requests at the proxy, as users of Varnish send them.
 
 use super::AdminConfig;
-use super::fields::{passed, section};
+use super::fields::{all_passing, section};
 use crate::config::address;
 use crate::network::Network;
 use crate::rules::reader::{Item, Table};
@@ -18,7 +18,7 @@ pub struct PurgeConfig {
 /// `[purge]`; `None` without it.
 pub fn read_purge(root: &mut Table<'_>, admin: &AdminConfig) -> Option<PurgeConfig> {
     let mut table = section(root, "purge")?;
-    let from = table.read("from", |item| read_networks(&item)).unwrap_or_default();
+    let from = table.read("from", |item| all_passing(&item, address::network)).unwrap_or_default();
     let by_token = table.item("tokens");
     let tokens = by_token.as_ref().and_then(Item::boolean).unwrap_or(false);
     if let Some(item) = by_token.filter(|_| tokens && admin.tokens.is_empty()) {
@@ -29,10 +29,6 @@ pub fn read_purge(root: &mut Table<'_>, admin: &AdminConfig) -> Option<PurgeConf
     }
     table.finish();
     Some(PurgeConfig { from, tokens })
-}
-
-fn read_networks(item: &Item<'_>) -> Option<Vec<Network>> {
-    Some(item.texts()?.iter().filter_map(|text| passed(text, address::network)).collect())
 }
 
 #[cfg(test)]

@@ -5,29 +5,27 @@ use serde_json::{Map, Value, json};
 
 /// The schema (draft 7, for editor support).
 pub fn schema() -> Value {
-    let mut root = table(
-        "Rules of Larder, a caching reverse proxy",
-        [
-            ("server", server()),
-            ("admin", admin()),
-            ("purge", purge()),
-            ("store", store()),
-            ("memory", memory()),
-            ("log", log()),
-            ("traces", traces()),
-            ("jwt", jwt()),
-            ("alerts", alerts()),
-            (
-                "family",
-                json!({ "type": "array", "items": family(), "description": "the cached families; the first match wins" }),
-            ),
-            ("invalidate", invalidate()),
-            (
-                "warm",
-                json!({ "type": "array", "items": warm(), "description": "what is fetched before a client asks for it" }),
-            ),
-        ],
-    );
+    let fields = [
+        ("server", server()),
+        ("admin", admin()),
+        ("purge", purge()),
+        ("store", store()),
+        ("memory", memory()),
+        ("log", log()),
+        ("traces", traces()),
+        ("jwt", jwt()),
+        ("alerts", alerts()),
+        (
+            "family",
+            json!({ "type": "array", "items": family(), "description": "the cached families; the first match wins" }),
+        ),
+        ("invalidate", invalidate()),
+        (
+            "warm",
+            json!({ "type": "array", "items": warm(), "description": "what is fetched before a client asks for it" }),
+        ),
+    ];
+    let mut root = table("Rules of Larder, a caching reverse proxy", fields);
     root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     root["title"] = json!("rules.toml");
     root
@@ -77,149 +75,136 @@ fn texts(description: &str) -> Value {
 const COUNT: u64 = 1_000_000;
 
 fn server() -> Value {
-    table(
-        "the proxy itself",
-        [
-            ("listen", text("address for clients, such as 127.0.0.1:8080")),
-            ("upstream", text("the API: http:// or https://, host and port")),
-            ("host", text("the Host field that upstream receives: \"upstream\", \"client\", or a host")),
-            ("forwarded", choice("X-Forwarded-* and Forwarded", &["set", "append", "off"])),
-            ("connect_timeout", duration("to connect to upstream")),
-            ("upstream_timeout", duration("until upstream's answer begins")),
-            (
-                "reinvalidate_after",
-                duration("when what a write without an answer invalidates is invalidated once more"),
+    let fields = [
+        ("listen", text("address for clients, such as 127.0.0.1:8080")),
+        ("upstream", text("the API: http:// or https://, host and port")),
+        ("host", text("the Host field that upstream receives: \"upstream\", \"client\", or a host")),
+        ("forwarded", choice("X-Forwarded-* and Forwarded", &["set", "append", "off"])),
+        ("connect_timeout", duration("to connect to upstream")),
+        ("upstream_timeout", duration("until upstream's answer begins")),
+        (
+            "reinvalidate_after",
+            duration("when what a write without an answer invalidates is invalidated once more"),
+        ),
+        ("idle_timeout", duration("the longest silence within an answer")),
+        ("header_timeout", duration("for a client to send the head of a request")),
+        ("drain_timeout", duration("how long a shutdown waits for what runs")),
+        ("stream_after", duration("the silence after which an exchange counts as a stream")),
+        ("stream_timeout", duration("the longest silence of an event stream or an upgraded connection")),
+        ("upstream_keep_alive", duration("how long an idle connection to upstream is used again")),
+        (
+            "trusted_proxies",
+            texts("networks whose X-Forwarded-* and Forwarded are trusted, with forwarded = \"append\""),
+        ),
+        ("credential_headers", texts("request fields that carry credentials, beside those that are known to")),
+        ("case_insensitive_paths", truth("whether upstream takes paths that differ in case for one")),
+        ("underscores", truth("whether request fields with _ in their names are forwarded")),
+        ("resolver", text("the DNS server that resolves upstream's name")),
+        ("max_upstream_requests", number("at a time", 1, COUNT)),
+        ("max_upstream_requests_per_client", number("of one client at a time", 1, COUNT)),
+        ("max_unshared_per_client", number("requests of one client that only upstream can answer", 1, COUNT)),
+        ("max_upstream_streams", number("at a time", 1, COUNT)),
+        ("max_upstream_streams_per_client", number("of one client at a time", 1, COUNT)),
+        ("collapse_wait", duration("outside of families: how long a request waits for another one")),
+        ("upgrades", texts("protocols that a connection may be upgraded to")),
+        ("max_head", size("the largest head of a request or a response")),
+        ("max_connections", number("from clients", 1, COUNT)),
+        ("max_connections_per_client", number("from one client", 1, COUNT)),
+        ("max_streams_per_client", number("HTTP/2 streams of one client", 1, COUNT)),
+        ("max_heads", size("for unfinished request heads")),
+        ("max_query_body", size("the largest content of a QUERY that is cached")),
+        ("max_rule_body", size("the largest content of a write or its answer that rules take values from")),
+        ("upload_rate", size("the least that a client may send each second")),
+        ("download_rate", size("the least that a client may take each second")),
+        ("on_incomplete", choice("a write that upstream cannot have received whole", &["ignore", "invalidate"])),
+        ("login", text("a pattern over the path of Location: a write that is redirected there has been refused")),
+        ("cache_status", choice("the Cache-Status that clients receive", &["plain", "key", "off"])),
+        ("group_fields", choice("Cache-Groups and its kin towards clients", &["remove", "keep"])),
+        (
+            "upstream_tls",
+            table(
+                "TLS with upstream",
+                [
+                    ("ca", text("file (PEM) with the authorities that upstream's certificate may come from")),
+                    ("cert", text("file (PEM) with a certificate that is shown to upstream")),
+                    ("key", text("file (PEM) with its key")),
+                    ("server_name", text("the name that upstream's certificate is for")),
+                ],
             ),
-            ("idle_timeout", duration("the longest silence within an answer")),
-            ("header_timeout", duration("for a client to send the head of a request")),
-            ("drain_timeout", duration("how long a shutdown waits for what runs")),
-            ("stream_after", duration("the silence after which an exchange counts as a stream")),
-            ("stream_timeout", duration("the longest silence of an event stream or an upgraded connection")),
-            ("upstream_keep_alive", duration("how long an idle connection to upstream is used again")),
-            (
-                "trusted_proxies",
-                texts("networks whose X-Forwarded-* and Forwarded are trusted, with forwarded = \"append\""),
-            ),
-            ("credential_headers", texts("request fields that carry credentials, beside those that are known to")),
-            ("case_insensitive_paths", truth("whether upstream takes paths that differ in case for one")),
-            ("underscores", truth("whether request fields with _ in their names are forwarded")),
-            ("resolver", text("the DNS server that resolves upstream's name")),
-            ("max_upstream_requests", number("at a time", 1, COUNT)),
-            ("max_upstream_requests_per_client", number("of one client at a time", 1, COUNT)),
-            ("max_unshared_per_client", number("requests of one client that only upstream can answer", 1, COUNT)),
-            ("max_upstream_streams", number("at a time", 1, COUNT)),
-            ("max_upstream_streams_per_client", number("of one client at a time", 1, COUNT)),
-            ("collapse_wait", duration("outside of families: how long a request waits for another one")),
-            ("upgrades", texts("protocols that a connection may be upgraded to")),
-            ("max_head", size("the largest head of a request or a response")),
-            ("max_connections", number("from clients", 1, COUNT)),
-            ("max_connections_per_client", number("from one client", 1, COUNT)),
-            ("max_streams_per_client", number("HTTP/2 streams of one client", 1, COUNT)),
-            ("max_heads", size("for unfinished request heads")),
-            ("max_query_body", size("the largest content of a QUERY that is cached")),
-            ("max_rule_body", size("the largest content of a write or its answer that rules take values from")),
-            ("upload_rate", size("the least that a client may send each second")),
-            ("download_rate", size("the least that a client may take each second")),
-            (
-                "on_incomplete",
-                choice("a write that upstream cannot have received whole", &["ignore", "invalidate"]),
-            ),
-            (
-                "login",
-                text("a pattern over the path of Location: a write that is redirected there has been refused"),
-            ),
-            ("cache_status", choice("the Cache-Status that clients receive", &["plain", "key", "off"])),
-            ("group_fields", choice("Cache-Groups and its kin towards clients", &["remove", "keep"])),
-            (
-                "upstream_tls",
-                table(
-                    "TLS with upstream",
-                    [
-                        ("ca", text("file (PEM) with the authorities that upstream's certificate may come from")),
-                        ("cert", text("file (PEM) with a certificate that is shown to upstream")),
-                        ("key", text("file (PEM) with its key")),
-                        ("server_name", text("the name that upstream's certificate is for")),
-                    ],
-                ),
-            ),
-        ],
-    )
+        ),
+    ];
+    table("the proxy itself", fields)
 }
 
 fn admin() -> Value {
-    let mut token = table(
-        "a bearer token: one of the last three fields",
-        [
-            ("role", choice("what its bearer may do", &["viewer", "admin"])),
-            ("name", text("what logs call it; default: its role")),
-            (
-                "families",
-                texts(
-                    "the families, levels and globs that an admin token may purge, warm and bypass; default: everything",
-                ),
+    let fields = [
+        ("role", choice("what its bearer may do", &["viewer", "admin"])),
+        ("name", text("what logs call it; default: its role")),
+        (
+            "families",
+            texts(
+                "the families, levels and globs that an admin token may purge, warm and bypass; default: everything",
             ),
-            ("token", text("the token, best from the environment: ${LARDER_ADMIN_TOKEN}")),
-            ("sha256", text("the digest of the token, as larder token prints it")),
-            ("token_file", text("a file with the token, which is read again when it changes")),
-        ],
-    );
+        ),
+        ("token", text("the token, best from the environment: ${LARDER_ADMIN_TOKEN}")),
+        ("sha256", text("the digest of the token, as larder token prints it")),
+        ("token_file", text("a file with the token, which is read again when it changes")),
+    ];
+    let mut token = table("a bearer token: one of the last three fields", fields);
     token["oneOf"] = ["token", "sha256", "token_file"].map(|name| json!({ "required": [name] })).to_vec().into();
     let tokens =
         json!({ "type": "array", "items": required(token, &["role"]), "description": "none: loopback only" });
-    table(
-        "health, statistics, metrics and purging",
-        [
-            ("listen", text("where the admin listens, such as 127.0.0.1:9090")),
-            ("tokens", tokens),
-            ("hosts", texts("host names by which the admin may be called, beside localhost and addresses")),
-        ],
-    )
+    let fields = [
+        ("listen", text("where the admin listens, such as 127.0.0.1:9090")),
+        ("tokens", tokens),
+        ("hosts", texts("host names by which the admin may be called, beside localhost and addresses")),
+    ];
+    table("health, statistics, metrics and purging", fields)
 }
 
 fn purge() -> Value {
+    let fields = [
+        ("from", texts("addresses and networks that may send them without a token")),
+        ("tokens", truth("everybody with an admin token in Authorization may send them")),
+    ];
     table(
         "PURGE and BAN requests at the proxy, as users of Varnish send them; without this table they are forwarded",
-        [
-            ("from", texts("addresses and networks that may send them without a token")),
-            ("tokens", truth("everybody with an admin token in Authorization may send them")),
-        ],
+        fields,
     )
 }
 
 fn store() -> Value {
-    table(
-        "Redis or Valkey, which several Larders share",
-        [
-            ("redis", text("redis://, rediss://, redis+cluster:// or redis+sentinel://")),
-            ("username", text("where the URL has none; not percent-encoded")),
-            (
-                "password",
-                text("where the URL has none; not percent-encoded, best from the environment: ${REDIS_PASSWORD}"),
-            ),
-            ("password_file", text("a file with the password")),
-            (
-                "namespace",
-                json!({ "type": "string", "pattern": r"^\s*[A-Za-z0-9_.-]{1,64}\s*$|\$\{", "description": "one for each API" }),
-            ),
-            ("version", version()),
-            ("compress", compress()),
-            ("compress_above", size("up to this a body is not compressed")),
-            ("timeout", duration("the longest any request waits for Redis")),
-            ("connect_timeout", duration("to connect to Redis")),
-            ("marks_max", number("marks stored in Redis", 1024, 1_000_000_000)),
-            ("tls_ca", text("file (PEM) with the authorities that the server's certificate may come from")),
-            ("tls_cert", text("file (PEM) with a certificate that is shown to the server")),
-            ("tls_key", text("file (PEM) with its key")),
-            ("coherence", choice("what a hit may rely on", &["lease", "strict", "eventual"])),
-            ("lease", duration("how long a Larder that hangs holds up writes")),
-            ("on_outage", choice("writes while Redis is away", &["forward", "refuse"])),
-            ("wait_replicas", number("replicas that must have an invalidation", 0, 100)),
-            ("collapse_timeout", duration("how long to wait for what another Larder fetches")),
-            ("sweep_rate", number("keys a second that are looked at; 0: none", 0, 1_000_000)),
-            ("sweep_pause", duration("from one walk over all entries to the next")),
-            ("secret", text("at least 16 bytes, from the environment: ${LARDER_SECRET}")),
-        ],
-    )
+    let fields = [
+        ("redis", text("redis://, rediss://, redis+cluster:// or redis+sentinel://")),
+        ("username", text("where the URL has none; not percent-encoded")),
+        (
+            "password",
+            text("where the URL has none; not percent-encoded, best from the environment: ${REDIS_PASSWORD}"),
+        ),
+        ("password_file", text("a file with the password")),
+        (
+            "namespace",
+            json!({ "type": "string", "pattern": r"^\s*[A-Za-z0-9_.-]{1,64}\s*$|\$\{", "description": "one for each API" }),
+        ),
+        ("version", version()),
+        ("compress", compress()),
+        ("compress_above", size("up to this a body is not compressed")),
+        ("timeout", duration("the longest any request waits for Redis")),
+        ("connect_timeout", duration("to connect to Redis")),
+        ("marks_max", number("marks stored in Redis", 1024, 1_000_000_000)),
+        ("tls_ca", text("file (PEM) with the authorities that the server's certificate may come from")),
+        ("tls_cert", text("file (PEM) with a certificate that is shown to the server")),
+        ("tls_key", text("file (PEM) with its key")),
+        ("coherence", choice("what a hit may rely on", &["lease", "strict", "eventual"])),
+        ("lease", duration("how long a Larder that hangs holds up writes")),
+        ("on_outage", choice("writes while Redis is away", &["forward", "refuse"])),
+        ("wait_replicas", number("replicas that must have an invalidation", 0, 100)),
+        ("collapse_timeout", duration("how long to wait for what another Larder fetches")),
+        ("sweep_rate", number("keys a second that are looked at; 0: none", 0, 1_000_000)),
+        ("sweep_pause", duration("from one walk over all entries to the next")),
+        ("secret", text("at least 16 bytes, from the environment: ${LARDER_SECRET}")),
+    ];
+    table("Redis or Valkey, which several Larders share", fields)
 }
 
 fn version() -> Value {
@@ -245,45 +230,39 @@ fn adaptive_ttl() -> Value {
 }
 
 fn memory() -> Value {
-    table(
-        "entries in this process",
-        [
-            ("capacity", size("for entries")),
-            ("max_body", size("the largest body that is stored")),
-            ("marks", number("slots for marks of tags without an entry in memory", 1024, 1 << 30)),
-        ],
-    )
+    let fields = [
+        ("capacity", size("for entries")),
+        ("max_body", size("the largest body that is stored")),
+        ("marks", number("slots for marks of tags without an entry in memory", 1024, 1 << 30)),
+    ];
+    table("entries in this process", fields)
 }
 
 fn log() -> Value {
-    table(
-        "the log",
-        [
-            ("format", choice("of its lines", &["text", "json"])),
-            ("access", truth("a line for each request")),
-            (
-                "access_format",
-                choice("of the lines of requests; the default is format", &["text", "json", "combined"]),
-            ),
-            ("access_to", choice("where the lines of requests go", &["stderr", "stdout"])),
-            ("level", text("off, error, warn, info, debug, trace, or a filter like info,larder=debug")),
-        ],
-    )
+    let fields = [
+        ("format", choice("of its lines", &["text", "json"])),
+        ("access", truth("a line for each request")),
+        (
+            "access_format",
+            choice("of the lines of requests; the default is format", &["text", "json", "combined"]),
+        ),
+        ("access_to", choice("where the lines of requests go", &["stderr", "stdout"])),
+        ("level", text("off, error, warn, info, debug, trace, or a filter like info,larder=debug")),
+    ];
+    table("the log", fields)
 }
 
 fn traces() -> Value {
-    table(
-        "spans of requests, sent to a collector of OpenTelemetry over OTLP (HTTP, protobuf)",
-        [
-            ("endpoint", text("the URL of the collector's receiver, such as http://127.0.0.1:4318/v1/traces")),
-            ("sample", text("the part of new traces that is recorded, such as 10%")),
-            (
-                "headers",
-                json!({ "type": "object", "additionalProperties": { "type": "string" }, "description": "of requests to the collector; credentials from the environment" }),
-            ),
-            ("service", text("service.name of the spans")),
-        ],
-    )
+    let fields = [
+        ("endpoint", text("the URL of the collector's receiver, such as http://127.0.0.1:4318/v1/traces")),
+        ("sample", text("the part of new traces that is recorded, such as 10%")),
+        (
+            "headers",
+            json!({ "type": "object", "additionalProperties": { "type": "string" }, "description": "of requests to the collector; credentials from the environment" }),
+        ),
+        ("service", text("service.name of the spans")),
+    ];
+    table("spans of requests, sent to a collector of OpenTelemetry over OTLP (HTTP, protobuf)", fields)
 }
 
 fn jwt() -> Value {
@@ -294,21 +273,22 @@ fn jwt() -> Value {
         "items": { "enum": ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "PS384", "PS512", "EdDSA"] },
         "description": "those that count; the default is all that fit the kind of the key",
     });
+    let fields = [
+        ("secret", text("shared secret of HS256, HS384, HS512, from the environment: ${JWT_SECRET}")),
+        ("secret_file", text("a file with the shared secret")),
+        ("public_key_file", text("a file (PEM) with a public key: RSA, EC P-256, EC P-384 or Ed25519")),
+        ("jwks_file", text("a file with a JWK Set")),
+        ("jwks_url", text("the http or https URL of a JWK Set")),
+        ("jwks_refresh", duration("how often the JWK Set is read again")),
+        ("algorithms", algorithms),
+        ("audience", one_or_more("what tokens must be for (aud)")),
+        ("issuer", one_or_more("what tokens must be from (iss)")),
+        ("leeway", duration("for exp and nbf, where clocks differ")),
+        ("require_exp", truth("whether a token without exp is refused")),
+    ];
     table(
         "which bearer tokens are valid, for families with identity = \"jwt:…\"; one of the first five fields",
-        [
-            ("secret", text("shared secret of HS256, HS384, HS512, from the environment: ${JWT_SECRET}")),
-            ("secret_file", text("a file with the shared secret")),
-            ("public_key_file", text("a file (PEM) with a public key: RSA, EC P-256, EC P-384 or Ed25519")),
-            ("jwks_file", text("a file with a JWK Set")),
-            ("jwks_url", text("the http or https URL of a JWK Set")),
-            ("jwks_refresh", duration("how often the JWK Set is read again")),
-            ("algorithms", algorithms),
-            ("audience", one_or_more("what tokens must be for (aud)")),
-            ("issuer", one_or_more("what tokens must be from (iss)")),
-            ("leeway", duration("for exp and nbf, where clocks differ")),
-            ("require_exp", truth("whether a token without exp is refused")),
-        ],
+        fields,
     )
 }
 
@@ -326,21 +306,19 @@ fn thresholds() -> [(&'static str, Value); 3] {
 
 fn alerts() -> Value {
     let [hit_rate, error_rate, hit_latency] = thresholds();
-    table(
-        "when an alert is raised, and where it is sent",
-        [
-            hit_rate,
-            error_rate,
-            hit_latency,
-            ("memory", percent("of Redis's maxmemory")),
-            ("store_away", text("how long Redis may not answer, such as 10s, or off")),
-            ("window", duration("the time over which rates are taken")),
-            ("interval", duration("from one evaluation to the next")),
-            ("min_requests", number("the least number of requests in the window", 1, 1_000_000_000)),
-            ("webhook", text("each change is sent there as JSON: http:// or https://")),
-            ("webhook_token", text("sent as bearer token, best from the environment: ${WEBHOOK_TOKEN}")),
-        ],
-    )
+    let fields = [
+        hit_rate,
+        error_rate,
+        hit_latency,
+        ("memory", percent("of Redis's maxmemory")),
+        ("store_away", text("how long Redis may not answer, such as 10s, or off")),
+        ("window", duration("the time over which rates are taken")),
+        ("interval", duration("from one evaluation to the next")),
+        ("min_requests", number("the least number of requests in the window", 1, 1_000_000_000)),
+        ("webhook", text("each change is sent there as JSON: http:// or https://")),
+        ("webhook_token", text("sent as bearer token, best from the environment: ${WEBHOOK_TOKEN}")),
+    ];
+    table("when an alert is raised, and where it is sent", fields)
 }
 
 fn identity() -> Value {
@@ -449,32 +427,28 @@ fn warm() -> Value {
         "additionalProperties": { "type": "string" },
     });
     let on = json!({ "type": "array", "items": { "enum": ["startup", "invalidate"] }, "description": "what a run follows" });
-    table(
-        "what is fetched before a client asks for it, and when",
-        [
-            ("paths", texts("paths with their queries; {1..100} and {a,b} stand for several")),
-            ("file", text("a file with one path on each line")),
-            (
-                "openapi",
-                text(
-                    "an OpenAPI description (JSON): a path at the API, or a file; its GET routes without parameters",
-                ),
-            ),
-            ("sitemap", text("the path of a sitemap at the API")),
-            ("family", text("the most frequent reads of this family, as this proxy counts them")),
-            ("hottest", number("how many of them", 1, 10_000)),
-            ("predict", truth("those of the same hour on earlier days, shortly before that hour")),
-            ("host", text("the host in the URLs of clients")),
-            ("headers", headers),
-            ("on", on),
-            ("every", duration("how long after one run the next one begins")),
-            ("hours", text("with every: the hours in which runs begin, such as \"9-11\" (until 11:59)")),
-            ("cron", text("minute, hour, day, month, day of the week: \"0 6 * * *\"")),
-            ("time_zone", text("of cron, hours and predict, such as \"Europe/Paris\"")),
-            ("concurrency", number("requests at a time", 1, 1000)),
-            ("rate", number("requests a second", 1, 100_000)),
-        ],
-    )
+    let fields = [
+        ("paths", texts("paths with their queries; {1..100} and {a,b} stand for several")),
+        ("file", text("a file with one path on each line")),
+        (
+            "openapi",
+            text("an OpenAPI description (JSON): a path at the API, or a file; its GET routes without parameters"),
+        ),
+        ("sitemap", text("the path of a sitemap at the API")),
+        ("family", text("the most frequent reads of this family, as this proxy counts them")),
+        ("hottest", number("how many of them", 1, 10_000)),
+        ("predict", truth("those of the same hour on earlier days, shortly before that hour")),
+        ("host", text("the host in the URLs of clients")),
+        ("headers", headers),
+        ("on", on),
+        ("every", duration("how long after one run the next one begins")),
+        ("hours", text("with every: the hours in which runs begin, such as \"9-11\" (until 11:59)")),
+        ("cron", text("minute, hour, day, month, day of the week: \"0 6 * * *\"")),
+        ("time_zone", text("of cron, hours and predict, such as \"Europe/Paris\"")),
+        ("concurrency", number("requests at a time", 1, 1000)),
+        ("rate", number("requests a second", 1, 100_000)),
+    ];
+    table("what is fetched before a client asks for it, and when", fields)
 }
 
 fn invalidate() -> Value {

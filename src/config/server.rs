@@ -9,7 +9,7 @@ use http::Uri;
 
 use super::Overrides;
 use super::address::{self, InvalidValue};
-use super::fields::{checked, flag, passed, read_tls_files, section, set, text_passing};
+use super::fields::{all_passing, checked, flag, read_tls_files, section, set, text_passing};
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
 use crate::network::Network;
@@ -202,7 +202,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         let forwarded = table.item("forwarded");
         set(&mut server.forwarded, forwarded.as_ref().and_then(|item| item.choice(ForwardedPolicy::WORDS)));
         let trusted = table.item("trusted_proxies");
-        set(&mut server.trusted_proxies, trusted.as_ref().and_then(read_networks));
+        set(&mut server.trusted_proxies, trusted.as_ref().and_then(|item| all_passing(item, address::network)));
         match (server.forwarded, forwarded, trusted) {
             (ForwardedPolicy::Append, Some(forwarded), None) => forwarded.fault(
                 "is \"append\", but there are no trusted proxies",
@@ -249,7 +249,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
             server.max_upstream_streams,
         );
         set(&mut server.collapse_wait, table.read("collapse_wait", |item| item.duration(&COLLAPSE_WAIT)));
-        set(&mut server.upgrades, table.read("upgrades", |item| read_upgrades(&item)));
+        set(&mut server.upgrades, table.read("upgrades", |item| all_passing(&item, address::protocol)));
         set(&mut server.max_head, table.read("max_head", |item| item.size(&(8192..=1 << 20))));
         read_clients(&mut table, &mut server);
         let query = table.read("max_query_body", |item| item.size(&(0..=16 << 20)));
@@ -380,16 +380,6 @@ fn shared(table: &mut Table<'_>, [total, per_client]: [&'static str; 2], usual: 
 /// One client's share of reads that are neither cached nor coalesced.
 fn usual_unshared(max_upstream_requests: usize) -> u64 {
     Shares::usual(max_upstream_requests as u64).max(8)
-}
-
-fn read_networks(item: &Item<'_>) -> Option<Vec<Network>> {
-    Some(item.texts()?.iter().filter_map(|text| passed(text, address::network)).collect())
-}
-
-/// Protocols (RFC 9110 §7.8) in lower case, in which Larder compares them.
-fn read_upgrades(item: &Item<'_>) -> Option<Vec<String>> {
-    let protocols = item.texts()?;
-    Some(protocols.iter().filter_map(|text| passed(text, address::protocol)).collect())
 }
 
 fn host(text: &str) -> Result<HostPolicy, InvalidValue> {

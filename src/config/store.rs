@@ -213,8 +213,7 @@ fn read_login(table: &mut Table<'_>, store: &mut StoreConfig) {
 fn read_secret(item: &Item<'_>) -> Option<String> {
     let text = item.secret("LARDER_SECRET")?;
     if text.value.trim().is_empty() {
-        text.fault("is empty", "set its variable");
-        return None;
+        return text.refuse("is empty", "set its variable");
     }
     passed(&text, address::secret)?;
     Some(text.value)
@@ -234,8 +233,7 @@ fn read_collapse_timeout(table: &mut Table<'_>, server: &ServerConfig) -> Option
     if limit > server.upstream_timeout {
         let upstream = humantime::format_duration(server.upstream_timeout);
         let message = format!("is longer than [server] upstream_timeout ({upstream}): no fetch takes that long");
-        item.fault(message, "lower it, or raise upstream_timeout");
-        return None;
+        return item.refuse(message, "lower it, or raise upstream_timeout");
     }
     Some(limit)
 }

@@ -120,12 +120,11 @@ fn read_name(item: &Item<'_>, tokens: &[Token]) -> Option<String> {
     let text = item.filled()?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
     if text.value.len() > 64 || !text.value.bytes().all(is_plain) {
-        text.fault("is no name for logs", "use up to 64 letters, digits, \"-\", \"_\", \".\" and \"@\"");
-        return None;
+        return text.refuse("is no name for logs", "use up to 64 letters, digits, \"-\", \"_\", \".\" and \"@\"");
     }
     if tokens.iter().any(|known| known.name == text.value) {
-        text.fault("is the name of two tokens", "give each a name of its own, so that logs tell them apart");
-        return None;
+        return text
+            .refuse("is the name of two tokens", "give each a name of its own, so that logs tell them apart");
     }
     Some(text.value)
 }

@@ -1,13 +1,12 @@
 //! Reads `[traces]`.
 
-use std::str::FromStr as _;
-
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderName};
 use http::{HeaderMap, Uri};
 
-use super::address::{self, InvalidValue};
-use crate::http::headers::{Credentials, dashed};
-use crate::rules::reader::{Item, Table, Text};
+use super::address;
+use super::fields::{checked, read_request_fields, section};
+use crate::http::headers::Credentials;
+use crate::rules::reader::{Item, Table};
 use crate::rules::thresholds::percent;
 
 settings! {
@@ -32,35 +31,32 @@ static REFUSED: [HeaderName; 5] =
 
 /// `None` without the table.
 pub fn read(root: &mut Table<'_>) -> Option<TracesConfig> {
-    let mut table = super::fields::section(root, "traces")?;
+    let mut table = section(root, "traces")?;
     let endpoint = table
         .required("endpoint", "add endpoint = \"http://127.0.0.1:4318/v1/traces\", or remove the table")
         .and_then(|item| endpoint(&item));
     let sample = table.read("sample", |item| sample(&item));
-    let headers = table.item("headers").map(|item| read_headers(&item)).unwrap_or_default();
+    let headers = table.item("headers").map(|item| {
+        let refused = |name: &HeaderName| {
+            REFUSED.contains(name).then_some(("cannot be set: it belongs to the exporter", "remove it"))
+        };
+        read_request_fields(&item, "[traces]: headers:", refused, (&Credentials::default(), "OTLP_TOKEN")).0
+    });
     let service = table.read("service", |item| item.filled()).map(|text| text.value.trim().to_owned());
     table.finish();
     Some(TracesConfig {
         endpoint: endpoint?,
         sample: sample.unwrap_or(1.0),
-        headers,
+        headers: headers.unwrap_or_default(),
         service: service.unwrap_or_else(|| "larder".to_owned()),
     })
 }
 
 fn endpoint(item: &Item<'_>) -> Option<Uri> {
-    let text = item.filled()?;
-    let url = match address::url(&text.value) {
-        Ok(url) => url,
-        Err(InvalidValue { message, remedy }) => {
-            // It may hold a secret.
-            text.fault(message, remedy);
-            return None;
-        }
-    };
+    let url = checked(item, address::url)?;
     if url.path() == "/" {
-        text.fault("has no path", "write where the collector receives OTLP over HTTP, usually /v1/traces");
-        return None;
+        return item
+            .refuse("has no path", "write where the collector receives OTLP over HTTP, usually /v1/traces");
     }
     Some(url)
 }
@@ -68,38 +64,7 @@ fn endpoint(item: &Item<'_>) -> Option<Uri> {
 fn sample(item: &Item<'_>) -> Option<f64> {
     let part = percent(item)?;
     if part == 0.0 {
-        item.fault("records no traces", "write more than \"0%\", or remove [traces]");
-        return None;
+        return item.refuse("records no traces", "write more than \"0%\", or remove [traces]");
     }
     Some(part)
-}
-
-fn read_headers(item: &Item<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let Some(table) = item.table() else { return headers };
-    for (name, span, item) in table.named_entries("[traces]: headers:") {
-        let Ok(known) = HeaderName::from_str(name) else {
-            Text::of_key(table.reader(), "[traces]: headers:".to_owned(), span, name)
-                .fault("a name is no field name", "write a name such as Authorization");
-            continue;
-        };
-        if REFUSED.contains(&known) {
-            item.fault("cannot be set: it belongs to the exporter", "remove it");
-            continue;
-        }
-        let Some(text) = item.filled() else { continue };
-        if Credentials::default().tell_callers(&dashed(&known)) && text.showable().is_some() {
-            let remedy = "write \"${OTLP_TOKEN}\" in place of the credentials, and set that variable";
-            text.fault("must not be in the file", remedy);
-            continue;
-        }
-        match HeaderValue::from_str(text.value.trim()) {
-            Ok(mut value) => {
-                value.set_sensitive(true);
-                headers.insert(known, value);
-            }
-            Err(_) => text.fault("has a character that cannot be sent in a field", "use visible ASCII characters"),
-        }
-    }
-    headers
 }

@@ -6,11 +6,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono_tz::Tz;
+use http::HeaderMap;
 use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue};
 
+use super::fields::read_request_fields;
 use super::{ServerConfig, address};
-use crate::http::headers::{Credentials, dashed};
+use crate::http::headers::Credentials;
 use crate::http::target::normalise_authority;
 use crate::key::Identity;
 use crate::rules::RuleSet;
@@ -216,10 +217,7 @@ fn path_at_api(item: &Item<'_>) -> Option<String> {
     let text = item.filled()?;
     match paths::check(&text.value) {
         Ok(()) => Some(text.value),
-        Err((message, remedy)) => {
-            text.fault(message, remedy);
-            None
-        }
+        Err((message, remedy)) => text.refuse(message, remedy),
     }
 }
 
@@ -258,25 +256,21 @@ fn read_counted(table: &mut Table<'_>, rules: &RuleSet) -> Option<CountedReads> 
         let names = rules.families().iter().map(|family| family.name.as_str());
         let near = nearest(&name.value, names);
         let remedy = did_you_mean(&near, || "name one of [[family]]".to_owned());
-        name.fault(format!("{:?} is no family", name.raw), remedy);
-        return None;
+        return name.refuse(format!("{:?} is no family", name.raw), remedy);
     };
     if !matches!(found.key_spec.identity, Identity::Unstated | Identity::Shared) {
         let message =
             format!("{:?} has an identity: its entries belong to one caller each, and none is warmed", name.raw);
-        name.fault(message, "name a family whose responses are for all callers");
-        return None;
+        return name.refuse(message, "name a family whose responses are for all callers");
     }
     if found.authorize.is_some() {
         let message =
             format!("{:?} has authorize: reads of its callers are not counted, and none is warmed", name.raw);
-        name.fault(message, "name a family without authorize");
-        return None;
+        return name.refuse(message, "name a family without authorize");
     }
     if found.is_never_cached {
         let message = format!("{:?} has cache = \"never\": nothing of it is warmed", name.raw);
-        name.fault(message, "name a family that is cached");
-        return None;
+        return name.refuse(message, "name a family that is cached");
     }
     Some(CountedReads { family: found.name.clone(), most: most.unwrap_or(100), predict: is_predicted })
 }
@@ -285,10 +279,7 @@ fn read_host(item: &Item<'_>) -> Option<String> {
     let text = item.filled()?;
     match address::host(&text.value).ok().and_then(|_| normalise_authority("http", &text.value)) {
         Some(host) => Some(host),
-        None => {
-            text.fault("is not a host", "write the host in the URLs of clients, such as \"api.example.com\"");
-            None
-        }
+        None => text.refuse("is not a host", "write the host in the URLs of clients, such as \"api.example.com\""),
     }
 }
 
@@ -315,38 +306,11 @@ const REFUSED: [HeaderName; 16] = [
 
 /// The fields, and whether a credential among them has a default.
 fn read_headers(item: &Item<'_>, credentials: &Credentials) -> (HeaderMap, bool) {
-    let (mut headers, mut has_default) = (HeaderMap::new(), false);
-    let Some(table) = item.table() else { return (headers, false) };
-    for (name, span, item) in table.named_entries("[[warm]]: headers:") {
-        let Ok(known) = HeaderName::from_str(name) else {
-            let remedy = "write a name such as Authorization";
-            Text::of_key(table.reader(), "[[warm]]: headers:".to_owned(), span, name)
-                .fault("a name is no field name", remedy);
-            continue;
-        };
-        if REFUSED.contains(&known) {
-            let remedy = if known == header::HOST { "write host = \"…\" in the table" } else { "remove it" };
-            item.fault("cannot be set: a warming request is a plain GET", remedy);
-            continue;
-        }
-        let Some(text) = item.filled() else { continue };
-        if credentials.tell_callers(&dashed(&known)) {
-            if text.showable().is_some() {
-                let remedy = "write \"${WARM_TOKEN}\" in place of the credentials, and set that variable";
-                text.fault("must not be in the file", remedy);
-                continue;
-            }
-            has_default |= text.has_default();
-        }
-        match HeaderValue::from_str(text.value.trim()) {
-            Ok(mut value) => {
-                value.set_sensitive(true);
-                headers.insert(known, value);
-            }
-            Err(_) => text.fault("has a character that cannot be sent in a field", "use visible ASCII characters"),
-        }
-    }
-    (headers, has_default)
+    let refused = |name: &HeaderName| {
+        let remedy = if *name == header::HOST { "write host = \"…\" in the table" } else { "remove it" };
+        REFUSED.contains(name).then_some(("cannot be set: a warming request is a plain GET", remedy))
+    };
+    read_request_fields(item, "[[warm]]: headers:", refused, (credentials, "WARM_TOKEN"))
 }
 
 /// `every`, `cron`, `hours` and `time_zone`.
@@ -358,8 +322,7 @@ fn read_schedule(table: &mut Table<'_>, predict: bool) -> (Option<Schedule>, Tz)
             Ok(expression) => Some(expression),
             Err(error) => {
                 let remedy = "write minute, hour, day, month and day of the week, such as \"0 6 * * *\"";
-                text.fault(format!("{:?} is no cron expression that can be used: {error}", text.raw), remedy);
-                None
+                text.refuse(format!("{:?} is no cron expression that can be used: {error}", text.raw), remedy)
             }
         });
     let window = hours.as_ref().and_then(Item::filled).and_then(|text| {
@@ -374,13 +337,10 @@ fn read_schedule(table: &mut Table<'_>, predict: bool) -> (Option<Schedule>, Tz)
     });
     let known = zone.as_ref().and_then(Item::filled).and_then(|text| match Tz::from_str(text.value.trim()) {
         Ok(zone) => Some(zone),
-        Err(_) => {
-            text.fault(
-                format!("{:?} is not a time zone", text.raw),
-                "write a name of the IANA database, such as \"Europe/Paris\"",
-            );
-            None
-        }
+        Err(_) => text.refuse(
+            format!("{:?} is not a time zone", text.raw),
+            "write a name of the IANA database, such as \"Europe/Paris\"",
+        ),
     });
     if let Some(item) = cron.as_ref().filter(|_| every.is_some()) {
         item.fault("is set in addition to every", "remove one of them, or write a second [[warm]]");

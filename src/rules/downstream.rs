@@ -132,18 +132,17 @@ impl RuleSet {
     pub(super) fn kept_downstream(&self, family: &Family) -> Option<Warning> {
         let (name, period) = family.kept_downstream()?;
         let rule = self.invalidations.iter().find(|rule| rule.reaches(family))?;
-        Some(Warning {
-            line: family.line,
-            message: format!(
-                "family {:?}: {name} lets caches behind Larder use a response for {} after the rule for {:?} has invalidated it: \
-                 Larder cannot invalidate what they store",
-                family.name,
+        Some(family.warning(
+            format_args!(
+                "{name} lets caches behind Larder use a response for {} after the rule for {:?} has \
+                 invalidated it: Larder cannot invalidate what they store",
                 humantime::format_duration(period),
                 rule.path
             ),
-            remedy: format!(
-                "remove {name}, or leave it if responses may be that old; \"no-cache\" makes them ask"
+            format!(
+                "remove {name}, or leave it if responses may be that old; \"no-cache\" makes them \
+                 ask"
             ),
-        })
+        ))
     }
 }

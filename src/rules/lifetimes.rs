@@ -34,12 +34,10 @@ const COLD_RATE: RangeInclusive<u64> = 2..=10_000_000;
 pub(super) fn read_seconds(item: &Item<'_>, range: &RangeInclusive<Duration>) -> Option<Duration> {
     let value = item.duration(&(Duration::ZERO..=*range.end()))?;
     if value.is_zero() && !range.contains(&value) {
-        item.fault("of 0 stores nothing", "write at least \"1s\", or remove it");
-        return None;
+        return item.refuse("of 0 stores nothing", "write at least \"1s\", or remove it");
     }
     if value.subsec_nanos() != 0 {
-        item.fault("has a fraction of a second", "write whole seconds, at least \"1s\"");
-        return None;
+        return item.refuse("has a fraction of a second", "write whole seconds, at least \"1s\"");
     }
     Some(value)
 }
@@ -63,17 +61,14 @@ pub fn read_negative_ttl(item: &Item<'_>) -> Option<NegativeTtl> {
 
 fn read_status(text: &Text<'_>) -> Option<StatusCode> {
     let Ok(status) = text.value.parse::<StatusCode>() else {
-        text.fault("is not a status", "write three digits, such as 404 = \"10s\"");
-        return None;
+        return text.refuse("is not a status", "write three digits, such as 404 = \"10s\"");
     };
     match negative_ttl::refusal(status) {
-        Some(reason) => {
-            text.fault(
-                reason,
-                "remove it; 300, 301, 302, 303, 307, 308, 404, 405, 410, 418 and 451 may have a lifetime",
-            );
-            None
-        }
+        Some(reason) => text.refuse(
+            reason,
+            "remove it; 300, 301, 302, 303, 307, 308, 404, 405, 410, 418 and 451 may have a \
+                 lifetime",
+        ),
         None => Some(status),
     }
 }
@@ -156,18 +151,16 @@ fn read_factor(
     };
     let Some((hundredths, per_hour)) = parsed else {
         let remedy = format!("write a factor and a rate, such as {example:?} (/s, /m, /h or /d)");
-        text.fault(format_args!("{:?} is not a factor with a rate", text.raw), remedy);
-        return None;
+        return text.refuse(format_args!("{:?} is not a factor with a rate", text.raw), remedy);
     };
     if !factors.contains(&hundredths) {
         let range = if word == "over" { "more than 1x, at most 10x" } else { "less than 1x, at least 0.1x" };
-        text.fault(format_args!("{:?} has a factor out of range", text.raw), format!("write {range}"));
-        return None;
+        return text.refuse(format_args!("{:?} has a factor out of range", text.raw), format!("write {range}"));
     }
     let Some(per_hour) = u32::try_from(per_hour).ok().filter(|_| rates.contains(&per_hour)) else {
         let (from, to) = (rates.start(), rates.end());
-        text.fault(format_args!("{:?} has a rate out of range", text.raw), format!("write {from}/h to {to}/h"));
-        return None;
+        return text
+            .refuse(format_args!("{:?} has a rate out of range", text.raw), format!("write {from}/h to {to}/h"));
     };
     Some(TtlFactor { hundredths, per_hour })
 }

@@ -1,5 +1,7 @@
 //! Warnings about valid rules: settings without effect, and settings that are probably a mistake.
 
+use std::fmt::Display;
+
 use http::Method;
 use regex_syntax::hir::Hir;
 use regex_syntax::hir::literal::{Extractor, Literal};
@@ -55,6 +57,14 @@ pub struct Warning {
     pub line: usize,
     pub message: String,
     pub remedy: String,
+}
+
+impl Family {
+    /// A warning about it. `message` follows its name.
+    pub fn warning(&self, message: impl Display, remedy: impl Into<String>) -> Warning {
+        let message = format!("family {:?}: {message}", self.name);
+        Warning { line: self.line, message, remedy: remedy.into() }
+    }
 }
 
 impl RuleSet {
@@ -260,25 +270,22 @@ impl RuleSet {
         if !rule.refresh || reached.any(|family| can_be(&family)) {
             return None;
         }
-        Some(Warning {
-            line: rule.line,
-            message: format!(
-                "the rule for {:?}: refresh has no effect: Larder does not prefetch responses for one caller (identity), for \
-                 authorized callers (authorize), for QUERY or for POST",
-                rule.path
-            ),
-            remedy: "remove refresh, or write identity = \"none\" in a family whose responses are the same for every caller"
-                .to_owned(),
-        })
+        Some(rule.warning(
+            "refresh has no effect: Larder does not prefetch responses for one caller (identity), \
+                 for authorized callers (authorize), for QUERY or for POST",
+            "remove refresh, or write identity = \"none\" in a family whose responses are the \
+                 same for every caller",
+        ))
     }
 
     /// A capture of the write's path that can never equal the family's capture.
     fn never_equal(&self, rule: &Invalidation, bytes: &mut usize) -> Option<Warning> {
         let written = hir(&rule.pattern)?;
         rule.families.iter().find_map(|reference| {
-            let family = self.families.iter().filter(|family| {
-                reference.strip_prefix(&family.name).is_some_and(|rest| rest.starts_with(':'))
-            });
+            let family = self
+                .families
+                .iter()
+                .filter(|family| reference.strip_prefix(&family.name).is_some_and(|rest| rest.starts_with(':')));
             let family = family.max_by_key(|family| family.name.len())?;
             let read = hir(&family.pattern)?;
             let parts = reference[family.name.len() + 1..].split(':').enumerate();
@@ -286,7 +293,8 @@ impl RuleSet {
             let named = parts.filter_map(|(at, part)| {
                 let written = part.strip_prefix('{')?.strip_suffix('}')?;
                 let by_order = || family.capture_names().nth(at).filter(|_| family.instances.is_empty());
-                let (name, source) = written.split_once('=').unwrap_or_else(|| (by_order().unwrap_or(written), written));
+                let (name, source) =
+                    written.split_once('=').unwrap_or_else(|| (by_order().unwrap_or(written), written));
                 Some((name, source))
             });
             named.into_iter().find_map(|(name, written_name)| {
@@ -302,21 +310,25 @@ impl RuleSet {
                 if language::commons(bytes, &both)?.iter().any(is_equal) {
                     return None;
                 }
-                Some(Warning {
-                    line: rule.line,
-                    message: format!(
-                        "the rule for {:?}: {reference:?} invalidates nothing, for {{{written_name}}} is never what {{{name}}} \
+                Some(rule.warning(
+                    format_args!(
+                        "{reference:?} invalidates nothing, for {{{written_name}}} is never what {{{name}}} \
                          is in the path of {:?}",
-                        rule.path, family.name
+                        family.name
                     ),
-                    remedy: "let both captures match the same texts".to_owned(),
-                })
+                    "let both captures match the same texts",
+                ))
             })
         })
     }
 }
 
 impl Invalidation {
+    fn warning(&self, message: impl Display, remedy: impl Into<String>) -> Warning {
+        let message = format!("the rule for {:?}: {message}", self.path);
+        Warning { line: self.line, message, remedy: remedy.into() }
+    }
+
     /// Whether it names the family or a level above it, not just `*`.
     fn names(&self, family: &Family) -> bool {
         self.families.iter().any(|reference| reference != "*" && !reference.starts_with("*:{"))
@@ -329,15 +341,13 @@ impl Invalidation {
         let (text, reference) = with_text.into_iter().find(|(_, reference)| !reference.left_out().is_empty())?;
         let left_out = reference.left_out();
         let names = listing(left_out.iter().map(|left_out| left_out.family.as_str()));
-        Some(Warning {
-            line: self.line,
-            message: format!(
-                "the rule for {:?}: {text:?} does not invalidate {names}: {}",
-                self.path,
+        Some(self.warning(
+            format_args!(
+                "{text:?} does not invalidate {names}: {}",
                 left_out.first().map_or("", |left_out| &left_out.why)
             ),
-            remedy: "name these families too, whole or with {identity} for the write's caller".to_owned(),
-        })
+            "name these families too, whole or with {identity} for the write's caller",
+        ))
     }
 
     /// A rule that names an instance and its whole family.
@@ -348,14 +358,10 @@ impl Invalidation {
                 |whole: &&String| instance.strip_prefix(whole.as_str()).is_some_and(|rest| rest.starts_with(":{"));
             Some((names.clone().find(is_above)?, instance))
         })?;
-        Some(Warning {
-            line: self.line,
-            message: format!(
-                "the rule for {:?}: {instance:?} has no effect beside {whole:?}, which is all of the family",
-                self.path
-            ),
-            remedy: format!("remove {whole:?} if only the instance is meant, or {instance:?}"),
-        })
+        Some(self.warning(
+            format_args!("{instance:?} has no effect beside {whole:?}, which is all of the family"),
+            format!("remove {whole:?} if only the instance is meant, or {instance:?}"),
+        ))
     }
 }
 
@@ -372,15 +378,13 @@ fn never_has_content(rule: &Invalidation) -> Option<Warning> {
     } else {
         return None;
     };
-    Some(Warning {
-        line: rule.line,
-        message: format!(
-            "the rule for {:?}: {what} has a value in few writes: {whose} with {methods} usually have no content, and each write \
-             without it invalidates the whole family",
-            rule.path
+    Some(rule.warning(
+        format_args!(
+            "{what} has a value in few writes: {whose} with {methods} usually have no content, \
+             and each write without it invalidates the whole family"
         ),
-        remedy: "take the value from the path or the query, or name the family without an instance".to_owned(),
-    })
+        "take the value from the path or the query, or name the family without an instance",
+    ))
 }
 
 fn unmatchable_family(family: &Family, bytes: &mut usize) -> Option<Warning> {

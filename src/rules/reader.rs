@@ -338,6 +338,12 @@ impl<'t> Item<'t> {
         self.reader.fault(self.span(), format!("{} {message}", self.what), remedy);
     }
 
+    /// The same for a value that is read as absent then.
+    pub fn refuse<T>(&self, message: impl Display, remedy: impl Into<String>) -> Option<T> {
+        self.fault(message, remedy);
+        None
+    }
+
     /// A list.
     pub fn list(&self) -> Option<Vec<Item<'t>>> {
         match self.value {
@@ -404,8 +410,8 @@ impl<'t> Item<'t> {
     pub fn secret(&self, variable: &str) -> Option<Text<'t>> {
         let text = self.expanded(Defaults::OnlyEmpty)?;
         if !text.from_env && !text.value.is_empty() {
-            text.fault("must not be in the file", format!("write \"${{{variable}}}\", and set that variable"));
-            return None;
+            return text
+                .refuse("must not be in the file", format!("write \"${{{variable}}}\", and set that variable"));
         }
         Some(text)
     }
@@ -453,8 +459,7 @@ impl<'t> Item<'t> {
     pub fn filled(&self) -> Option<Text<'t>> {
         let text = self.text()?;
         if text.value.trim().is_empty() {
-            text.fault("is empty", "write a value, or remove it");
-            return None;
+            return text.refuse("is empty", "write a value, or remove it");
         }
         Some(text)
     }
@@ -513,14 +518,12 @@ impl<'t> Item<'t> {
                 true => format!("write {} = \"{}s\", with its unit", self.key(), text.raw),
                 false => "write a number with its unit (ms, s, m, h, d), such as \"90s\"".to_owned(),
             };
-            text.fault(format_args!("{:?} is not a duration", text.raw), remedy);
-            return None;
+            return text.refuse(format_args!("{:?} is not a duration", text.raw), remedy);
         };
         if !range.contains(&value) {
             let (from, to) = (range.start(), range.end());
             let (from, to) = (humantime::format_duration(*from), humantime::format_duration(*to));
-            text.fault(format_args!("{:?} is out of range", text.raw), format!("write {from} to {to}"));
-            return None;
+            return text.refuse(format_args!("{:?} is out of range", text.raw), format!("write {from} to {to}"));
         }
         Some(value)
     }
@@ -533,13 +536,11 @@ impl<'t> Item<'t> {
         let text = self.filled()?;
         let Ok(value) = text.value.trim().parse::<ByteSize>() else {
             let remedy = "write a number with its unit (B, KiB, MiB, GiB, kB, MB, GB), such as \"8MiB\"";
-            text.fault(format_args!("{:?} is not a size", text.raw), remedy);
-            return None;
+            return text.refuse(format_args!("{:?} is not a size", text.raw), remedy);
         };
         if !range.contains(&value.as_u64()) {
             let (from, to) = (ByteSize::b(*range.start()), ByteSize::b(*range.end()));
-            text.fault(format_args!("{:?} is out of range", text.raw), format!("write {from} to {to}"));
-            return None;
+            return text.refuse(format_args!("{:?} is out of range", text.raw), format!("write {from} to {to}"));
         }
         N::try_from(value.as_u64()).ok()
     }
@@ -618,6 +619,12 @@ impl<'t> Text<'t> {
     /// Reports a fault. `message` continues after the name of the value.
     pub fn fault(&self, message: impl Display, remedy: impl Into<String>) {
         self.reader.fault(self.span(), format!("{} {message}", self.what), remedy);
+    }
+
+    /// The same for a value that is read as absent then.
+    pub fn refuse<T>(&self, message: impl Display, remedy: impl Into<String>) -> Option<T> {
+        self.fault(message, remedy);
+        None
     }
 
     /// Reports a fault in a byte range of the value.

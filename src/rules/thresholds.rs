@@ -104,8 +104,7 @@ impl From<Thresholds> for FamilyThresholds {
 /// `"off"`, which is the inner `None`, or a value.
 pub fn or_off<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> Option<Option<T>> {
     if item.is_boolean() {
-        item.fault("is true or false", "write \"off\" for no alert; remove it for the default");
-        return None;
+        return item.refuse("is true or false", "write \"off\" for no alert; remove it for the default");
     }
     match item.word() {
         Some("off") => Some(None),
@@ -121,8 +120,7 @@ pub fn percent_text(part: f64) -> String {
 /// `"70%"`, as a part of 1.
 pub fn percent(item: &Item<'_>) -> Option<f64> {
     if let Some(number) = item.number() {
-        item.fault("is a number without its unit", format!("write {:?}", format!("{number}%")));
-        return None;
+        return item.refuse("is a number without its unit", format!("write {:?}", format!("{number}%")));
     }
     let text = item.filled()?;
     let number = text.value.trim().strip_suffix('%').and_then(|digits| digits.trim().parse::<f64>().ok());
@@ -134,8 +132,7 @@ pub fn percent(item: &Item<'_>) -> Option<f64> {
                 Ok(number) if (0.0..=100.0).contains(&number) => format!("write {:?}", format!("{number}%")),
                 _ => "write \"0%\" to \"100%\", or \"off\"".to_owned(),
             };
-            text.fault(format_args!("{:?} is not a percentage", text.raw), remedy);
-            None
+            text.refuse(format_args!("{:?} is not a percentage", text.raw), remedy)
         }
     }
 }

@@ -45,13 +45,13 @@ pub fn read(item: &Item<'_>, checks: &mut Checks, case: PathCase) -> Option<Auth
     match checks.0.iter().find(|known| known.path == path) {
         Some(other) if other.ttl != ttl => {
             let (line, other) = (other.line, humantime::format_duration(other.ttl));
-            item.fault(
+            return item.refuse(
                 format_args!(
-                    "has another ttl than on line {line}, which asks the same path and shares the verdicts"
+                    "has another ttl than on line {line}, which asks the same path and shares the \
+                     verdicts"
                 ),
                 format!("write ttl = \"{other}\" in both, or ask another path"),
             );
-            return None;
         }
         Some(_) => {}
         None => checks.0.push(Check { path: path.clone(), pattern, ttl, line: item.line() }),
@@ -63,11 +63,10 @@ fn read_path(item: &Item<'_>, case: PathCase) -> Option<(String, Pattern)> {
     let text = item.filled()?;
     let path = &text.value;
     if !path.starts_with('/') || path.contains(['?', '#']) {
-        text.fault(
+        return text.refuse(
             format_args!("{:?} is not a path", text.raw),
             "write one such as \"/auth/check\", without host and query",
         );
-        return None;
     }
     let normal = target::normalise(path);
     if normal != *path {
@@ -75,15 +74,11 @@ fn read_path(item: &Item<'_>, case: PathCase) -> Option<(String, Pattern)> {
             Some(_) => format!("write {normal:?}"),
             None => "see what the variable holds".to_owned(),
         };
-        text.fault(format_args!("{:?} is not a path in normal form (RFC 3986 §6.2.2)", text.raw), remedy);
-        return None;
+        return text.refuse(format_args!("{:?} is not a path in normal form (RFC 3986 §6.2.2)", text.raw), remedy);
     }
     match Pattern::compile(&regex_syntax::escape(path), case) {
         Ok(pattern) => Some((text.value, pattern)),
-        Err(fault) => {
-            text.fault(format_args!("{:?}: {}", text.raw, fault.message), "ask a shorter, plain path");
-            None
-        }
+        Err(fault) => text.refuse(format_args!("{:?}: {}", text.raw, fault.message), "ask a shorter, plain path"),
     }
 }
 

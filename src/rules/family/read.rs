@@ -148,8 +148,7 @@ fn read_name<'t>(item: &Item<'t>, seen: &mut EarlierFamilies) -> Option<(String,
     if !text.value.split(':').all(is_level) || text.value.len() > NAME {
         let remedy =
             format!("write levels of letters, digits, \"_\", \".\", \"-\", separated by \":\", at most {NAME}");
-        text.fault(format_args!("{:?} cannot be a name", text.raw), remedy);
-        return None;
+        return text.refuse(format_args!("{:?} cannot be a name", text.raw), remedy);
     }
     if let Some((_, line)) = seen.names.iter().find(|(name, _)| *name == text.value) {
         text.fault(
@@ -175,8 +174,7 @@ fn read_path(
     let pattern = compile(&text, case)?;
     if pattern.names().count() > CAPTURES {
         let remedy = "use unnamed groups, (?:…), where the value does not identify an instance";
-        text.fault(format_args!("has more than {CAPTURES} named captures"), remedy);
-        return None;
+        return text.refuse(format_args!("has more than {CAPTURES} named captures"), remedy);
     }
     let taken = |(core, other, ..): &&(String, ReadMethods, String, usize)| {
         core == pattern.core() && other.covers(methods)
@@ -252,8 +250,7 @@ pub fn read_version(item: &Item<'_>) -> Option<String> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if version.len() > VERSION || !version.bytes().all(is_allowed) {
         let remedy = format!("write 1 to {VERSION} letters, digits, \"_\", \".\" or \"-\"");
-        text.fault(format_args!("{:?} is not a version", text.raw), remedy);
-        return None;
+        return text.refuse(format_args!("{:?} is not a version", text.raw), remedy);
     }
     Some(version.to_owned())
 }
@@ -335,13 +332,11 @@ fn read_source(text: &Text<'_>, key_spec: &KeySpec) -> Option<ReadSource> {
         Ok(source) => source,
         Err(ReadSourceFault::Syntax) => {
             let remedy = "write \"query:NAME\", \"header:NAME\" or \"identity\"";
-            text.fault(format_args!("{:?} is not a source of an instance", text.raw), remedy);
-            return None;
+            return text.refuse(format_args!("{:?} is not a source of an instance", text.raw), remedy);
         }
         Err(ReadSourceFault::Credentials(name)) => {
             let remedy = format!("write \"identity\", with identity = \"header:{name}\", which hides it");
-            text.fault(format_args!("{name} has credentials, which tags would show"), remedy);
-            return None;
+            return text.refuse(format_args!("{name} has credentials, which tags would show"), remedy);
         }
     };
     // Two values of what is not in the key would share an entry.
@@ -367,10 +362,7 @@ fn read_source(text: &Text<'_>, key_spec: &KeySpec) -> Option<ReadSource> {
         _ => None,
     };
     match remedy {
-        Some(remedy) => {
-            text.fault(format_args!("{:?} is not part of the cache key", text.raw), remedy);
-            None
-        }
+        Some(remedy) => text.refuse(format_args!("{:?} is not part of the cache key", text.raw), remedy),
         None => Some(source),
     }
 }
@@ -387,16 +379,14 @@ fn read_query(item: &Item<'_>) -> Option<QueryKeySpec> {
         (Some(keep), None) => Parameters::Keep(keep),
         (None, Some(drop)) => Parameters::Drop(drop),
         (Some(_), Some(_)) => {
-            item.fault("has both keep and drop", "write one: keep names what counts, drop what does not");
-            return None;
+            return item.refuse("has both keep and drop", "write one: keep names what counts, drop what does not");
         }
         (None, None) if is_sort_asked => Parameters::All,
         (None, None) => {
-            item.fault(
+            return item.refuse(
                 "has neither keep nor drop nor sort",
                 "write { keep = [\"page\"] }, { drop = [\"utm_source\"] } or { sort = false }",
             );
-            return None;
         }
     };
     Some(QueryKeySpec { parameters, sort })
@@ -460,8 +450,7 @@ fn read_caller_source(text: &Text<'_>, has_keys: bool) -> Option<CallerSource> {
             Ok(names) => Some(CallerSource::Claims(names)),
             Err(message) => {
                 let remedy = "write \"jwt:sub\", \"jwt:tenant,sub\", or a JSON pointer: \"jwt:/realm/user_id\"";
-                text.fault(format_args!("{:?} is not an identity: {message}", text.raw), remedy);
-                return None;
+                return text.refuse(format_args!("{:?} is not an identity: {message}", text.raw), remedy);
             }
         },
         _ => None,
