@@ -247,7 +247,7 @@ impl Store for RedisStore {
     }
 
     fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, MarksView> {
-        let view = self.ask(move |connections| async move { self.namespace.view(&connections, tags).await });
+        let view = self.ask(move |c| async move { self.namespace.view(&c, tags).await });
         Box::pin(self.timed("view", view))
     }
 
@@ -272,25 +272,23 @@ impl Store for RedisStore {
     }
 
     fn reach(&self) -> Reply<'_, MarksView> {
-        Box::pin(async move {
-            self.ask(move |connections| async move { self.namespace.reach(&connections).await }).await?
-        })
+        Box::pin(async move { self.ask(move |c| async move { self.namespace.reach(&c).await }).await? })
     }
 
     fn roster(&self) -> Reply<'_, Roster> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.roster(&connections).await }))
+        Box::pin(self.ask(move |c| async move { self.namespace.roster(&c).await }))
     }
 
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.leave(&connections, id).await }))
+        Box::pin(self.ask(move |c| async move { self.namespace.leave(&c, id).await }))
     }
 
     fn set_bypass<'a>(&'a self, bypass: &'a FleetBypass) -> Reply<'a, Option<(bool, u64)>> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.set_bypass(&connections, bypass).await }))
+        Box::pin(self.ask(move |c| async move { self.namespace.set_bypass(&c, bypass).await }))
     }
 
     fn expel<'a>(&'a self, holder: &'a Holder) -> Reply<'a, bool> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.expel(&connections, holder).await }))
+        Box::pin(self.ask(move |c| async move { self.namespace.expel(&c, holder).await }))
     }
 
     fn dismiss<'a>(&'a self, holder: &'a Holder, generation: Generation) -> Reply<'a, bool> {
@@ -304,7 +302,7 @@ impl Store for RedisStore {
     }
 
     fn forget<'a>(&'a self, intent: &'a str) -> Reply<'a, ()> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.forget(&connections, intent).await }))
+        Box::pin(self.ask(move |c| async move { self.namespace.forget(&c, intent).await }))
     }
 
     fn lock_fetch<'a>(
@@ -386,47 +384,31 @@ impl Store for RedisStore {
     }
 
     fn hold_sweep<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool> {
-        Box::pin(
-            self.ask(move |connections| async move { self.namespace.hold_sweep(&connections, id, lasting).await }),
-        )
+        Box::pin(self.ask(move |c| async move { self.namespace.hold_sweep(&c, id, lasting).await }))
     }
 
     fn hold_warming<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool> {
-        Box::pin(
-            self.ask(
-                move |connections| async move { self.namespace.hold_warming(&connections, id, lasting).await },
-            ),
-        )
+        Box::pin(self.ask(move |c| async move { self.namespace.hold_warming(&c, id, lasting).await }))
     }
 
     fn add_hits<'a>(&'a self, hour: Hour, reads: &'a [(String, u32)]) -> Reply<'a, ()> {
-        Box::pin(
-            self.ask(move |connections| async move { self.namespace.add_hits(&connections, hour, reads).await }),
-        )
+        Box::pin(self.ask(move |c| async move { self.namespace.add_hits(&c, hour, reads).await }))
     }
 
     fn hits_in<'a>(&'a self, hours: &'a [Hour]) -> Reply<'a, Vec<(String, u64)>> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.hits_in(&connections, hours).await }))
+        Box::pin(self.ask(move |c| async move { self.namespace.hits_in(&c, hours).await }))
     }
 
     fn append_log<'a>(&'a self, contents: &'a [LogContent]) -> Reply<'a, ()> {
-        Box::pin(
-            self.ask(move |connections| async move { self.namespace.append_log(&connections, contents).await }),
-        )
+        Box::pin(self.ask(move |c| async move { self.namespace.append_log(&c, contents).await }))
     }
 
     fn log_before(&self, before: Option<LogPosition>, most: usize) -> Reply<'_, Vec<LogEntry>> {
-        Box::pin(
-            self.ask(
-                move |connections| async move { self.namespace.log_before(&connections, before, most).await },
-            ),
-        )
+        Box::pin(self.ask(move |c| async move { self.namespace.log_before(&c, before, most).await }))
     }
 
     fn log_after(&self, after: LogPosition, most: usize) -> Reply<'_, Vec<LogEntry>> {
-        Box::pin(
-            self.ask(move |connections| async move { self.namespace.log_after(&connections, after, most).await }),
-        )
+        Box::pin(self.ask(move |c| async move { self.namespace.log_after(&c, after, most).await }))
     }
 
     fn survey(&self, from: WalkPosition, keys: u64) -> Reply<'_, Survey> {
@@ -446,7 +428,7 @@ impl Store for RedisStore {
     }
 
     fn key_stats(&self) -> Reply<'_, Option<Dated>> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.key_stats(&connections).await }))
+        Box::pin(self.ask(move |c| async move { self.namespace.key_stats(&c).await }))
     }
 
     fn link(&self) -> Link {

@@ -10,83 +10,54 @@ use redis::{RedisResult, Script, ScriptInvocation};
 use super::connections::RedisConnections;
 use crate::marks::{Epoch, MarksView, Stamp};
 
-/// Names of the keys and the scripts of one namespace. Independent of connections.
-pub(super) struct Namespace {
-    pub(super) name: String,
-    pub(super) meta: String,
-    pub(super) marks: String,
-    pub(super) members: String,
-    pub(super) intents: String,
-    pub(super) intent_tags: String,
-    pub(super) graces: String,
-    pub(super) registry: String,
-    pub(super) bypasses: String,
-    pub(super) waited: String,
-    pub(super) sweeper: String,
-    pub(super) warmer: String,
-    pub(super) key_stats: String,
-    pub(super) log: String,
-    pub(super) channel: String,
-    pub(super) marks_max: u64,
-    pub(super) begin: Script,
-    pub(super) invalidate: Script,
-    pub(super) sync: Script,
-    pub(super) roster: Script,
-    pub(super) record: Script,
-    pub(super) forget: Script,
-    pub(super) expel: Script,
-    pub(super) dismiss: Script,
-    pub(super) leave: Script,
-    pub(super) set_bypass: Script,
-    pub(super) lock_fetch: Script,
-    pub(super) unlock_fetch: Script,
-    pub(super) hold_sweep: Script,
-    pub(super) store_key_stats: Script,
-    /// Whether there may be soft marks, so that they have to be read.
-    pub(super) soft: AtomicBool,
-    /// Whether this process has seen an epoch of the namespace before; only for the log.
-    pub(super) met: AtomicBool,
+/// Defines [`Namespace`]: keys and scripts have the names of their fields; `with_epoch` are the scripts that begin with `epoch.lua`.
+macro_rules! namespace {
+    (keys: $($key:ident)+; with_epoch: $($fleet:ident)+; alone: $($alone:ident)+;) => {
+        /// Names of the keys and the scripts of one namespace. Independent of connections.
+        pub(super) struct Namespace {
+            pub(super) name: String,
+            $(pub(super) $key: String,)+
+            pub(super) channel: String,
+            pub(super) marks_max: u64,
+            $(pub(super) $fleet: Script,)+
+            $(pub(super) $alone: Script,)+
+            /// Whether there may be soft marks, so that they have to be read.
+            pub(super) soft: AtomicBool,
+            /// Whether this process has seen an epoch of the namespace before; only for the log.
+            pub(super) met: AtomicBool,
+        }
+
+        impl Namespace {
+            pub(super) fn new(name: &str, marks_max: u64) -> Namespace {
+                Namespace {
+                    name: name.to_owned(),
+                    // Hash tag: in a cluster, a script needs all of them in one slot.
+                    $($key: format!(concat!("{{{}}}:", stringify!($key)), name),)+
+                    channel: format!("{{{name}}}:fleet"),
+                    marks_max: marks_max.max(1),
+                    $($fleet: Script::new(concat!(include_str!("../epoch.lua"), script!($fleet))),)+
+                    $($alone: Script::new(script!($alone)),)+
+                    soft: AtomicBool::new(false),
+                    met: AtomicBool::new(false),
+                }
+            }
+        }
+    };
+}
+
+macro_rules! script {
+    ($name:ident) => {
+        include_str!(concat!("../", stringify!($name), ".lua"))
+    };
+}
+
+namespace! {
+    keys: meta marks members intents intent_tags graces registry bypasses waited sweeper warmer key_stats log;
+    with_epoch: begin invalidate sync roster record dismiss leave set_bypass;
+    alone: forget expel lock_fetch unlock_fetch hold_sweep store_key_stats;
 }
 
 impl Namespace {
-    pub(super) fn new(name: &str, marks_max: u64) -> Namespace {
-        Namespace {
-            name: name.to_owned(),
-            // Hash tag: in a cluster, a script needs all of them in one slot.
-            meta: format!("{{{name}}}:meta"),
-            marks: format!("{{{name}}}:marks"),
-            members: format!("{{{name}}}:members"),
-            intents: format!("{{{name}}}:intents"),
-            intent_tags: format!("{{{name}}}:intent_tags"),
-            graces: format!("{{{name}}}:graces"),
-            registry: format!("{{{name}}}:registry"),
-            bypasses: format!("{{{name}}}:bypasses"),
-            waited: format!("{{{name}}}:waited"),
-            sweeper: format!("{{{name}}}:sweeper"),
-            warmer: format!("{{{name}}}:warmer"),
-            key_stats: format!("{{{name}}}:key_stats"),
-            log: format!("{{{name}}}:log"),
-            channel: format!("{{{name}}}:fleet"),
-            marks_max: marks_max.max(1),
-            begin: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../begin.lua"))),
-            invalidate: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../invalidate.lua"))),
-            sync: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../sync.lua"))),
-            roster: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../roster.lua"))),
-            record: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../record.lua"))),
-            forget: Script::new(include_str!("../forget.lua")),
-            expel: Script::new(include_str!("../expel.lua")),
-            dismiss: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../dismiss.lua"))),
-            leave: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../leave.lua"))),
-            set_bypass: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../set_bypass.lua"))),
-            lock_fetch: Script::new(include_str!("../lock_fetch.lua")),
-            unlock_fetch: Script::new(include_str!("../unlock_fetch.lua")),
-            hold_sweep: Script::new(include_str!("../hold_sweep.lua")),
-            store_key_stats: Script::new(include_str!("../store_key_stats.lua")),
-            soft: AtomicBool::new(false),
-            met: AtomicBool::new(false),
-        }
-    }
-
     pub(super) fn entry(&self, key: &str) -> String {
         format!("{}:{key}", self.name)
     }
