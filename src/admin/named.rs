@@ -50,8 +50,8 @@ fn unknown_family(reference: &str, nearest: &[String], families: &[&str]) -> Ref
 #[cfg(test)]
 mod tests {
     use axum::response::IntoResponse;
-    use serde_json::{Value, json};
     use http::StatusCode;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -603,7 +603,7 @@ impl From<&Invalidation> for InvalidationDefinition {
         InvalidationDefinition {
             path: rule.path.clone(),
             methods: rule.methods.names().into_iter().map(str::to_owned).collect(),
-            on: rule.on.ranges.iter().map(|range| statuses(*range)).collect(),
+            on: rule.on.texts(),
             families: rule.families.clone(),
             except: rule.except.clone(),
             mode: rule.mode(),
@@ -668,10 +668,6 @@ fn human(bytes: u64) -> String {
 
 fn text(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
-}
-
-fn statuses((from, to): (u16, u16)) -> String {
-    if from == to { from.to_string() } else { format!("{from}-{to}") }
 }
 
 #[cfg(test)]

@@ -179,6 +179,24 @@ impl AdminClient {
         self.call(&Method::GET, path, RequestContent::None).await
     }
 
+    /// The same for POST without content.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdminClient::call`].
+    pub(super) async fn post(&self, path: &str) -> Result<Value, String> {
+        self.call(&Method::POST, path, RequestContent::None).await
+    }
+
+    /// The same for DELETE.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdminClient::call`].
+    pub(super) async fn delete(&self, path: &str) -> Result<Value, String> {
+        self.call(&Method::DELETE, path, RequestContent::None).await
+    }
+
     /// What a response says that is no success.
     pub(super) fn refusal(&self, status: StatusCode, json: &Value) -> String {
         let admin = &self.admin;

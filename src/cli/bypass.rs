@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use http::Method;
+use serde_json::Value;
 
-use super::admin_client::{AdminArguments, RequestContent, encoded, with_query};
-use super::output::{self, USAGE, say, text};
+use super::admin_client::{AdminArguments, encoded, with_query};
+use super::output::{self, USAGE, text};
 
 #[derive(Debug, Args)]
 pub(super) struct BypassArguments {
@@ -33,39 +33,32 @@ pub(super) fn bypass(arguments: &BypassArguments) -> u8 {
     arguments.admin.run(async |client| {
         let answer = match &arguments.family {
             None => client.get("/cache/bypass").await?,
-            Some(family) if arguments.off => {
-                client.call(&Method::DELETE, &of_family(family), RequestContent::None).await?
-            }
+            Some(family) if arguments.off => client.delete(&of_family(family)).await?,
             Some(family) => {
                 let time =
                     arguments.duration.map(|time| humantime::format_duration(time).to_string().replace(' ', ""));
-                client
-                    .call(&Method::POST, &with_query(&of_family(family), &[("for", time)]), RequestContent::None)
-                    .await?
+                client.post(&with_query(&of_family(family), &[("for", time)])).await?
             }
         };
-        if arguments.json {
-            say(&format!("{answer:#}"));
-            return Ok(0);
-        }
-        if let Some(message) = answer["message"].as_str() {
-            say(&output::printable(message));
-            return Ok(0);
-        }
-        let bypasses = answer["bypasses"].as_array().cloned().unwrap_or_default();
-        let row =
-            |bypass: &serde_json::Value| [text(&bypass["family"]), text(&bypass["until"]), text(&bypass["by"])];
-        if let (Some(follow), Some(of)) =
-            (answer["followers"]["follow"].as_u64(), answer["followers"]["of"].as_u64())
-        {
-            say(&follow_line(follow, of));
-        }
-        match bypasses.is_empty() {
-            true => say("No family is bypassed."),
-            false => say(&output::table(&["family", "until", "by"], &[], bypasses.iter().map(row))),
-        };
+        output::show(arguments.json, &answer, report);
         Ok(0)
     })
+}
+
+fn report(answer: &Value) -> String {
+    if let Some(message) = answer["message"].as_str() {
+        return output::printable(message);
+    }
+    let bypasses: Vec<_> = output::list(&answer["bypasses"])
+        .map(|bypass| [text(&bypass["family"]), text(&bypass["until"]), text(&bypass["by"])])
+        .collect();
+    let followers = &answer["followers"];
+    let follow = followers["follow"].as_u64().zip(followers["of"].as_u64());
+    let follow = follow.map(|(follow, of)| follow_line(follow, of) + "\n").unwrap_or_default();
+    match bypasses.is_empty() {
+        true => format!("{follow}No family is bypassed."),
+        false => follow + &output::table(&["family", "until", "by"], &[], bypasses),
+    }
 }
 
 fn follow_line(follow: u64, of: u64) -> String {

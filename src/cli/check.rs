@@ -1,16 +1,16 @@
 //! `larder check [FILE]` prints the parsed rules, or every fault.
 
-use comfy_table::{ContentArrangement, Table, presets};
 use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::CheckArguments;
+use super::output::table;
+use crate::admin::report::InvalidationDefinition;
 use crate::config::alerts::AlertsConfig;
 use crate::config::jwt::{JwtConfig, algorithm_name};
 use crate::config::lint::lint;
 use crate::config::{Config, HostPolicy, LoadError, Overrides, WarmTable};
 use crate::http::clients::ClientCacheControl;
-use crate::http::invalidation::StatusSet;
 use crate::http::{ClientDirectives, CloseDelimited, Revalidate, STALE_IF_UNREACHABLE, SetCookie};
 use crate::jwt::TokenVerifier;
 use crate::key::{Identity, Parameters};
@@ -167,12 +167,12 @@ fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {
     let mut text = String::new();
     if !families.is_empty() {
         let head = ["family", "path", "ttl", "policy", "identity", "key", "other"];
-        text.push_str(&table(&head, families.iter().map(family_row)));
+        text.push_str(&table(&head, &[], families.iter().map(family_row)));
         text.push_str("\n\n");
     }
     if !invalidations.is_empty() {
         let head = ["writes to", "methods", "on", "invalidate", "how"];
-        text.push_str(&table(&head, invalidations.iter().map(invalidation_row)));
+        text.push_str(&table(&head, &[], invalidations.iter().map(invalidation_row)));
         text.push_str("\n\n");
     }
     if !config.warm.is_empty() {
@@ -184,7 +184,7 @@ fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {
             let fields = if names.is_empty() { "-".to_owned() } else { names.join(" ") };
             [what, host, fields, when, format!("{} at a time{rate}", warm.concurrency)]
         };
-        text.push_str(&table(&["warm", "host", "fields", "when", "how"], config.warm.iter().map(row)));
+        text.push_str(&table(&["warm", "host", "fields", "when", "how"], &[], config.warm.iter().map(row)));
         text.push_str("\n\n");
     }
     if families.is_empty() {
@@ -202,14 +202,6 @@ fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {
     ];
     counts.extend((!warnings.is_empty()).then(|| counted(warnings.len(), "warning")));
     text + &format!("{name} is valid: {}\n", counts.join(", "))
-}
-
-fn table<const N: usize>(head: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(head).add_rows(rows);
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
 }
 
 fn family_row(family: &Family) -> [String; 7] {
@@ -315,17 +307,8 @@ fn fetched(family: &Family) -> Vec<String> {
 }
 
 fn invalidation_row(rule: &Invalidation) -> [String; 5] {
-    let (methods, on) = (methods(rule).join(" "), statuses(&rule.on).join(", "));
+    let (methods, on) = (rule.methods.names().join(" "), rule.on.texts().join(", "));
     [rule.path.clone(), methods, on, rule.families.join(", "), rule.manner()]
-}
-
-fn methods(rule: &Invalidation) -> Vec<&str> {
-    rule.methods.names()
-}
-
-fn statuses(on: &StatusSet) -> Vec<String> {
-    let text = |(from, to): &(u16, u16)| if from == to { from.to_string() } else { format!("{from}-{to}") };
-    on.ranges.iter().map(text).collect()
 }
 
 fn rules_json(name: &str, config: &Config, warnings: &[Warning]) -> Value {
@@ -334,7 +317,7 @@ fn rules_json(name: &str, config: &Config, warnings: &[Warning]) -> Value {
         "success": true,
         "file": name,
         "families": rules.stated().iter().map(family_json).collect::<Vec<_>>(),
-        "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
+        "invalidations": rules.invalidations().iter().map(InvalidationDefinition::from).collect::<Vec<_>>(),
         "warm": config.warm.iter().map(warm_json).collect::<Vec<_>>(),
         "alerts": alerts_text(config),
         "notes": notes(config),
@@ -419,21 +402,6 @@ fn warm_json(warm: &WarmTable) -> Value {
 
 fn names(fields: &[HeaderName]) -> Vec<&str> {
     fields.iter().map(HeaderName::as_str).collect()
-}
-
-fn invalidation_json(rule: &Invalidation) -> Value {
-    json!({
-        "path": rule.path,
-        "line": rule.line,
-        "methods": methods(rule),
-        "on": statuses(&rule.on),
-        "families": rule.families,
-        "except": rule.except,
-        "mode": rule.mode(),
-        "grace": rule.grace.map(|grace| grace.as_secs_f64()),
-        "again": rule.again.map(|after| after.as_secs_f64()),
-        "refresh": rule.refresh,
-    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! `larder entries` lists the entries of a running Larder, or shows or deletes one.
 
 use clap::Args;
-use http::Method;
 use serde_json::Value;
 
-use super::admin_client::{AdminArguments, RequestContent, encoded, with_query};
+use super::admin_client::{AdminArguments, AdminClient, encoded, with_query};
+use super::invalidate;
 use super::output::{self, bytes, say, seconds, text};
 
 #[derive(Debug, Args)]
@@ -51,20 +51,13 @@ pub(super) fn entries(arguments: &EntriesArguments) -> u8 {
         };
         let path = format!("/cache/entries/{}", encoded(key));
         if arguments.delete {
-            let answer = client.call(&Method::DELETE, &path, RequestContent::None).await?;
-            say(&if arguments.json {
-                format!("{answer:#}")
-            } else {
-                super::invalidate::report(&answer["receipt"])
-            });
+            let answer = client.delete(&path).await?;
+            output::show(arguments.json, &answer, |answer| invalidate::report(&answer["receipt"]));
             return Ok(0);
         }
         let answer =
             client.get(&with_query(&path, &[("body", arguments.body.then(|| "true".to_owned()))])).await?;
-        match arguments.json {
-            true => say(&format!("{:#}", answer["entry"])),
-            false => say(&details(&answer["entry"])),
-        };
+        output::show(arguments.json, &answer["entry"], details);
         Ok(0)
     })
 }
@@ -78,7 +71,7 @@ const LEFT_OUT: &str = "A server of the cluster is not connected: its entries ar
 /// The entries, and what is to be said if they are not all there are.
 async fn list(
     arguments: &EntriesArguments,
-    client: &super::admin_client::AdminClient,
+    client: &AdminClient,
 ) -> Result<(Vec<Value>, Option<&'static str>), String> {
     let (mut entries, mut cursor) = (Vec::new(), None::<String>);
     while entries.len() < arguments.limit {
@@ -91,7 +84,7 @@ async fn list(
             ("cursor", cursor),
         ];
         let page = client.get(&with_query("/cache/entries", &parameters)).await?;
-        entries.extend(page["entries"].as_array().into_iter().flatten().cloned());
+        entries.extend(output::list(&page["entries"]).cloned());
         cursor = page["cursor"].as_str().map(str::to_owned);
         if cursor.is_none() {
             return Ok((entries, (page["complete"] == false).then_some(LEFT_OUT)));

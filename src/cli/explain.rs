@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
-use super::{ExplainArguments, rules_file};
+use super::{ExplainArguments, output, rules_file};
 use crate::bearer::BearerToken;
 use crate::config::{Config, Overrides, StoreConfig};
 use crate::http::headers::{self, Meant, is_safe};
@@ -207,9 +207,7 @@ fn load_keys(jwt: Option<&TokenVerifier>) -> Result<(), ExplainError> {
 
 /// Runs a network operation to completion.
 fn wait<T>(asking: impl Future<Output = T>) -> Result<T, ExplainError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| ExplainError::NoAnswer(format!("cannot ask: {error}")))?;
-    Ok(runtime.block_on(asking))
+    Ok(output::runtime().map_err(ExplainError::NoAnswer)?.block_on(asking))
 }
 
 fn write(

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 
 use super::HealthcheckArguments;
 use super::admin_client::{AdminClient, RequestContent};
-use super::output::{FAILED, complain};
+use super::output::{self, FAILED, complain};
 use crate::admin::auth;
 use crate::config;
 
@@ -47,8 +47,7 @@ fn reached(listen: SocketAddr) -> SocketAddr {
 
 fn ask(url: &str) -> Result<(), String> {
     let client = AdminClient::new(url, None)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("cannot ask {url}/readyz: {error}"))?;
+    let runtime = output::runtime()?;
     let answer =
         async { tokio::time::timeout(PATIENCE, client.send(&Method::GET, "/readyz", RequestContent::None)).await };
     match runtime.block_on(answer) {

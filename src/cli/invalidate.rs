@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::admin_client::{AdminArguments, RequestContent};
-use super::output::{self, USAGE, bytes, say, text};
+use super::output::{self, USAGE, bytes, text};
 
 #[derive(Debug, Args)]
 pub(super) struct PurgeArguments {
@@ -106,7 +106,7 @@ fn send(arguments: &PurgeArguments, mode: &str, deploy: Option<&str>) -> u8 {
     arguments.admin.run(async |client| {
         let answer = client.call(&Method::POST, "/cache/invalidate", RequestContent::Json(content)).await?;
         let receipt = &answer["receipt"];
-        say(&if arguments.json { format!("{answer:#}") } else { report(receipt) });
+        output::show(arguments.json, &answer, |_| report(receipt));
         // It is in force in this proxy, and others have it when Redis is back.
         Ok(u8::from((receipt["delivered"] == false || receipt["complete"] == false) && !arguments.dry_run))
     })
@@ -136,8 +136,7 @@ pub(super) fn report(receipt: &Value) -> String {
     if receipt["complete"] == false {
         lines.push(format!("Not complete: {}", text(&receipt["what_to_do"])));
     }
-    let samples = receipt["samples"].as_array().into_iter().flatten();
-    lines.extend(samples.map(|url| format!("  {}", text(url))));
+    lines.extend(output::list(&receipt["samples"]).map(|url| format!("  {}", text(url))));
     lines.join("\n")
 }
 

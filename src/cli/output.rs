@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 /// Exit code for findings, and for an admin that refuses or does not answer.
 pub(super) const FAILED: u8 = 1;
@@ -24,13 +25,21 @@ pub(super) fn complain(error: impl Display, code: u8) -> u8 {
     code
 }
 
+/// Prints an answer of an admin: as JSON, or as text for people.
+pub(super) fn show(json: bool, answer: &Value, text: impl FnOnce(&Value) -> String) {
+    say(&if json { format!("{answer:#}") } else { text(answer) });
+}
+
+/// Runs what needs the network, for commands that ask.
+pub(super) fn runtime() -> Result<Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("cannot ask: {error}"))
+}
+
 /// Runs a command that asks an admin. Its error is a refusal, or that there is no answer.
 pub(super) fn run(command: impl Future<Output = Result<u8, String>>) -> u8 {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(format_args!("cannot ask: {error}"), FAILED),
-    };
-    runtime.block_on(command).unwrap_or_else(|error| complain(error, FAILED))
+    let ended = runtime().and_then(|runtime| runtime.block_on(command));
+    ended.unwrap_or_else(|error| complain(error, FAILED))
 }
 
 /// Columns without lines between them. Those of numbers, by index, are aligned to the right.
@@ -65,6 +74,11 @@ pub(super) fn text(value: &Value) -> String {
         }
         other => other.to_string(),
     }
+}
+
+/// The items of a JSON array; none of anything else.
+pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 /// Control characters are escaped: what clients sent must not steer a terminal.

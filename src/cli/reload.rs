@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::admin_client::{AdminArguments, RequestContent};
-use super::output::{self, FAILED, USAGE, bytes, percent, say, text};
+use super::output::{self, FAILED, USAGE, bytes, percent, text};
 use crate::config;
 
 #[derive(Debug, Args)]
@@ -33,16 +33,7 @@ pub(super) struct DiffArguments {
 
 pub(super) fn reload(arguments: &ReloadArguments) -> u8 {
     arguments.admin.run(async |client| {
-        let answer = client.call(&Method::POST, "/rules/reload", RequestContent::None).await?;
-        if arguments.json {
-            say(&format!("{answer:#}"));
-            return Ok(0);
-        }
-        let count = |name: &str| text(&answer[name]);
-        say(&format!("{} ({} families, {} rules)", count("message"), count("families"), count("invalidations")));
-        for field in answer["needs_restart"].as_array().into_iter().flatten() {
-            say(&format!("{} takes effect when Larder is started again", text(field)));
-        }
+        output::show(arguments.json, &client.post("/rules/reload").await?, reloaded);
         Ok(0)
     })
 }
@@ -54,13 +45,21 @@ pub(super) fn diff(arguments: &DiffArguments) -> u8 {
     };
     arguments.admin.run(async |client| {
         let diff = client.call(&Method::POST, "/rules/diff", RequestContent::Toml(content)).await?;
-        say(&if arguments.json { format!("{diff:#}") } else { report(&diff) });
+        output::show(arguments.json, &diff, report);
         Ok(if diff["unchanged"] == true { 0 } else { FAILED })
     })
 }
 
+fn reloaded(answer: &Value) -> String {
+    let count = |name: &str| text(&answer[name]);
+    let counts =
+        format!("{} ({} families, {} rules)", count("message"), count("families"), count("invalidations"));
+    let later = |field| format!("\n{} takes effect when Larder is started again", text(field));
+    counts + &output::list(&answer["needs_restart"]).map(later).collect::<String>()
+}
+
 fn report(diff: &Value) -> String {
-    let list = |name: &str| diff[name].as_array().into_iter().flatten();
+    let list = |name: &str| output::list(&diff[name]);
     let mut lines = Vec::new();
     if diff["unchanged"] == true {
         lines.push("The file changes nothing.".to_owned());
@@ -72,14 +71,14 @@ fn report(diff: &Value) -> String {
             _ => '~',
         };
         lines.push(format!("{sign} family {}{}", text(&family["name"]), numbers(&family["activity"])));
-        for setting in family["settings"].as_array().into_iter().flatten() {
+        for setting in output::list(&family["settings"]) {
             let (before, after) = (text(&setting["before"]), text(&setting["after"]));
             lines.push(format!("    {}: {before} -> {after}", text(&setting["name"])));
         }
         for (name, words) in
             [("invalidated_too_by", "is invalidated by"), ("not_invalidated_by", "is not invalidated any more by")]
         {
-            for path in family[name].as_array().into_iter().flatten() {
+            for path in output::list(&family[name]) {
                 lines.push(format!("    {words} writes to '{}'", text(path)));
             }
         }

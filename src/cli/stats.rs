@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::admin_client::{AdminArguments, AdminClient};
-use super::output::{self, bytes, percent, say, text};
+use super::output::{self, bytes, percent, text};
 
 #[derive(Debug, Args)]
 pub(super) struct StatsArguments {
@@ -21,10 +21,8 @@ pub(super) struct StatsArguments {
 pub(super) fn stats(arguments: &StatsArguments) -> u8 {
     arguments.admin.run(async |client| {
         let stats = client.get("/cache/stats").await?;
-        match arguments.json {
-            true => say(&format!("{stats:#}")),
-            false => say(&overview(&stats, &alerts(client).await?, &arguments.window)),
-        };
+        let alerts = if arguments.json { Vec::new() } else { alerts(client).await? };
+        output::show(arguments.json, &stats, |stats| overview(stats, &alerts, &arguments.window));
         Ok(0)
     })
 }

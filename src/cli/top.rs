@@ -13,7 +13,7 @@ use ratatui::widgets::{Block, Cell, Paragraph, Row, Table};
 use serde_json::{Value, json};
 
 use super::admin_client::{AdminArguments, AdminClient};
-use super::output::{self, FAILED, USAGE, percent, say, text};
+use super::output::{self, FAILED, USAGE, percent, text};
 use super::stats::{FAMILY_COLUMNS, alerts, family_rows};
 
 #[derive(Debug, Args)]
@@ -42,9 +42,9 @@ pub(super) fn top(arguments: &TopArguments) -> u8 {
         Ok(client) => client,
         Err(error) => return output::complain(error, USAGE),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match output::runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return output::complain(format_args!("cannot ask: {error}"), FAILED),
+        Err(error) => return output::complain(error, FAILED),
     };
     let ask = || runtime.block_on(Seen::ask(&client));
     let first = match ask() {
@@ -52,7 +52,7 @@ pub(super) fn top(arguments: &TopArguments) -> u8 {
         Err(error) => return output::complain(error, FAILED),
     };
     if arguments.json || !std::io::stdout().is_terminal() {
-        say(&if arguments.json { format!("{:#}", first.top) } else { first.report() });
+        output::show(arguments.json, &first.top, |_| first.report());
         return 0;
     }
     let mut terminal = match ratatui::try_init() {

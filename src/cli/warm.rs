@@ -3,13 +3,12 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::WarmArguments;
-use super::admin_client::{AdminClient, RequestContent, encoded};
-use super::output::{say, text};
+use super::admin_client::{AdminClient, encoded};
+use super::output::{self, say, text};
 
 /// How often the progress is asked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -27,10 +26,10 @@ async fn ask(arguments: &WarmArguments, client: &AdminClient) -> Result<u8, Stri
         .family
         .as_ref()
         .map_or_else(|| "/cache/warm".to_owned(), |family| format!("/cache/warm/{}", encoded(family)));
-    let begun = client.call(&Method::POST, &path, RequestContent::None).await?;
+    let begun = client.post(&path).await?;
     let run = begun["run"].as_u64().unwrap_or_default();
     if !arguments.wait {
-        say(&if arguments.json { format!("{begun:#}") } else { text(&begun["message"]) });
+        output::show(arguments.json, &begun, |begun| text(&begun["message"]));
         return Ok(0);
     }
     let mut progress = Progress::new();
@@ -38,7 +37,7 @@ async fn ask(arguments: &WarmArguments, client: &AdminClient) -> Result<u8, Stri
         tokio::time::sleep(POLL_INTERVAL).await;
         let state = client.get("/cache/warm").await?;
         let is_ours = |report: &&Value| report["run"] == run;
-        if let Some(report) = state["reports"].as_array().into_iter().flatten().find(is_ours) {
+        if let Some(report) = output::list(&state["reports"]).find(is_ours) {
             progress.end();
             return Ok(finish(report, arguments.json));
         }
@@ -55,8 +54,8 @@ async fn ask(arguments: &WarmArguments, client: &AdminClient) -> Result<u8, Stri
 /// Prints what became of a run.
 fn finish(report: &Value, is_json: bool) -> u8 {
     let count = |name: &str| report[name].as_u64().unwrap_or_default();
-    let list = |name: &str| report[name].as_array().cloned().unwrap_or_default();
-    let code = u8::from(count("not_stored") + count("failed") > 0 || !list("problems").is_empty());
+    let list = |name: &str| output::list(&report[name]);
+    let code = u8::from(count("not_stored") + count("failed") > 0 || list("problems").next().is_some());
     if is_json {
         say(&format!("{report:#}"));
         return code;
@@ -76,7 +75,7 @@ fn finish(report: &Value, is_json: bool) -> u8 {
         say(&format!("  {} {result}: {} (such as {})", of("count"), of("reason"), of("example")));
     }
     for problem in list("problems") {
-        say(&format!("  {}", text(&problem)));
+        say(&format!("  {}", text(problem)));
     }
     code
 }

@@ -54,6 +54,12 @@ impl Default for StatusSet {
 }
 
 impl StatusSet {
+    /// As in the rules file: `404`, `200-399`.
+    pub fn texts(&self) -> Vec<String> {
+        let text = |(from, to): &(u16, u16)| if from == to { from.to_string() } else { format!("{from}-{to}") };
+        self.ranges.iter().map(text).collect()
+    }
+
     /// Whether a write that ended like this invalidates: with a status in the set, or without a response.
     pub fn applies(&self, end: WriteEnd) -> bool {
         match end {

@@ -108,6 +108,11 @@ impl WarmPlan {
         self.tables.is_empty()
     }
 
+    /// Whether this proxy holds the lease.
+    pub fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
     /// Whether a table follows invalidations.
     pub fn follows_invalidations(&self) -> bool {
         self.tables.iter().any(|state| state.table.on_invalidate)
@@ -319,7 +324,11 @@ mod tests {
         {
             let mut plan = plan(AT_STARTUP, asked);
             plan.note_lease(true, asked, asked + late);
-            assert_eq!((plan.is_ours, plan.due(asked + late, wall()).is_some()), (expected, expected), "{late:?}");
+            assert_eq!(
+                (plan.is_ours(), plan.due(asked + late, wall()).is_some()),
+                (expected, expected),
+                "{late:?}"
+            );
         }
     }
 

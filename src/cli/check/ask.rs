@@ -3,6 +3,7 @@
 
 use http::{HeaderMap, Method, Uri};
 
+use crate::cli::output;
 use crate::config::Config;
 use crate::config::lint::overridden_ttl;
 use crate::metrics::Metrics;
@@ -22,8 +23,7 @@ pub(super) fn ask(config: Config) -> Result<Vec<Warning>, String> {
     };
     let upstream = Upstream::new(&url, &config.server).map_err(|fault| fault.to_string())?;
     let running = Running::new(config, upstream, None, std::sync::Arc::new(Metrics::new()));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("cannot ask: {error}"))?;
+    let runtime = output::runtime()?;
     let live = running.live();
     let paths = live.rules.stated().iter().filter_map(|family| Some((family, askable(family)?)));
     Ok(paths.filter_map(|(family, path)| runtime.block_on(ask_for(&running, family, path))).collect())
