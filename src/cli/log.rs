@@ -60,7 +60,7 @@ async fn page(arguments: &LogArguments, client: &AdminClient, limit: u32) -> Res
         ("cause", arguments.cause.clone()),
     ];
     let log = client.get(&with_query("/cache/log", &parameters)).await?;
-    Ok(output::list(&log["invalidations"]).collect::<Vec<_>>().into_iter().rev().cloned().collect())
+    Ok(output::list(&log["invalidations"]).rev().cloned().collect())
 }
 
 /// Prints those that are not known yet. False if there is no reader any more. Remembers those of the last page.

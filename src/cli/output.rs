@@ -77,7 +77,7 @@ pub(super) fn text(value: &Value) -> String {
 }
 
 /// The items of a JSON array; none of anything else.
-pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn list(value: &Value) -> impl DoubleEndedIterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 

@@ -67,7 +67,7 @@ fn operations_lists_every_metric_and_no_other() {
     let names = |pattern: &str, text: &str| -> BTreeSet<String> {
         regex::Regex::new(pattern).unwrap().captures_iter(text).map(|found| bare(&found[1])).collect()
     };
-    let registered = names(r#"(?::.* = |registry\.register\()"(\w+)""#, &code);
+    let registered = names(r#"(?m)(?:^ +[\w ]+: .* = |registry\.register\()"(\w+)""#, &code);
     assert!(registered.len() > 30);
     assert_eq!(names(r"larder_(\w+)", &page), registered);
 }
