@@ -36,7 +36,7 @@
 //! and asks [`upstream`]; all of them [get the body while it arrives](coalesce::stream); [`mod@http`] says whether the response
 //! may be stored and for how long it is fresh; the [`entry`] is stored with that stamp.
 //!
-//! **A write.** `proxy::write` records an intent in Redis, forwards the request in a task that outlives its client, invalidates
+//! **A write.** `proxy::write` records an intent in Redis, forwards the request, invalidates
 //! what the rules name when the response is there, waits until every member of the fleet has applied that, and answers.
 //!
 //! Each request ends in one [`outcome`], for `Cache-Status`, the access log and the metrics.

@@ -48,7 +48,7 @@ pub fn write_access(entry: &AccessEntry) {
     });
 }
 
-/// The log of the process. When it is dropped, the last lines are written, for at most a second.
+/// The log of the process. When it is dropped, the last lines are written, for at most a second each to standard error and output.
 #[derive(Debug)]
 pub struct Logs {
     errors: Queue,

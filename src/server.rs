@@ -175,8 +175,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, ServeError> {
     let stop = CancellationToken::new();
-    // Until the last write is answered: it may go on without its connection.
-    let workers = Arc::new(Workers::start().map_err(ServeError::Workers)?);
+    // They live until the last write has ended, which may go on without its connection.
+    let workers = Arc::new(Workers::start(workers::count()).map_err(ServeError::Workers)?);
     let watching = watch::watch(&running);
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
     let warmed = Arc::clone(&running);
@@ -195,7 +195,8 @@ pub async fn run(
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
-    let public = tokio::spawn(accept(Arc::clone(&running), listeners.public, Arc::clone(&workers), stop.clone()));
+    let accepting = accept(Arc::clone(&running), listeners.public, Arc::clone(&workers), stop.clone());
+    let public = AbortOnDropHandle::new(tokio::spawn(accepting));
     shutdown.await;
     tracing::info!("shutting down: finishing requests and writes");
     stop.cancel();
@@ -271,7 +272,7 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
 /// The connections and streams that fit into the process's limit of descriptors.
 fn fit(server: &ServerConfig) -> Result<Fit, descriptors::TooFew> {
     let (requests, streams) = (server.max_upstream_requests, server.max_upstream_streams);
-    descriptors::fit(descriptors::limit(), server.max_connections, requests, streams)
+    descriptors::fit(descriptors::limit(), server.max_connections, (requests, streams), workers::count())
 }
 
 /// Accepts until `stop`, then waits for the connections to finish.
@@ -516,7 +517,7 @@ fn builder(server: &ServerConfig, runner: Runner) -> Builder<Runner> {
 
 /// Waits, within `drain_timeout`, for connections, then for fetches and writes, then for invalidations that are not yet in
 /// Redis.
-async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
+async fn drain(running: &Arc<Running>, public: AbortOnDropHandle<()>) {
     let finish = async {
         let _ = public.await;
         running.tasks.close();

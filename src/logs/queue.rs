@@ -9,7 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Most bytes of lines that wait; beyond it they are lost. As many again may be on their way to the output.
+/// Most bytes of lines that wait; beyond it they are lost. As many again may be on their way to the output. Their buffers may be twice as
+/// large.
 const QUEUE_MAX: usize = 4 << 20;
 /// Longest line, bytes; the rest of a longer one is cut.
 const LINE_MAX: usize = 4 << 10;
@@ -46,10 +47,7 @@ struct Waiting {
 
 impl Queue {
     /// Starts the thread that writes to the output.
-    pub fn start<O: Write>(open: fn() -> O, name: &'static str) -> Queue
-    where
-        O: 'static,
-    {
+    pub fn start<O: Write + 'static>(open: fn() -> O, name: &'static str) -> Queue {
         let shared = Shared {
             waiting: Mutex::default(),
             pushed: Condvar::new(),
@@ -59,8 +57,9 @@ impl Queue {
         let queue = Queue(Arc::new(shared));
         let writer = queue.clone();
         let started = thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all(open, name));
-        if started.is_err() {
-            // Nothing waits for it. All lines are lost, and counted.
+        if let Err(error) = started {
+            let _ = writeln!(open(), "larder: cannot start the thread that writes the log: {error}");
+            // All lines are lost, and counted.
             queue.lock().has_ended = true;
         }
         queue
@@ -106,16 +105,18 @@ impl Queue {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread. A line that cannot be written is lost: there is nowhere to say so.
+    /// The thread.
     fn write_all<O: Write>(&self, open: fn() -> O, name: &'static str) {
         let (mut lines, mut reported) = (Vec::new(), 0);
         while self.take(&mut lines) {
-            let mut output = open();
-            let _: io::Result<()> = output.write_all(&lines).and_then(|()| output.flush());
+            if let Err(left) = write(&mut open(), &lines) {
+                // There is nowhere to say why.
+                self.0.lost.fetch_add(left, Relaxed);
+            }
             lines.clear();
             lines.shrink_to(TOGETHER);
             let lost = self.lost();
-            if lost > reported && self.lock().lines.is_empty() {
+            if lost > reported && self.lock().lines.len() < QUEUE_MAX / 2 {
                 // There is room for the report.
                 let lines = lost - reported;
                 reported = lost;
@@ -143,6 +144,30 @@ impl Queue {
             waiting = self.0.pushed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// Writes lines to an output, which may be a pipe that does not block.
+///
+/// # Errors
+///
+/// So many lines were not written.
+#[expect(clippy::disallowed_methods, reason = "only the log's own thread sleeps")]
+fn write(output: &mut impl Write, mut lines: &[u8]) -> Result<(), u64> {
+    while !lines.is_empty() {
+        match output.write(lines) {
+            Ok(0) => return Err(count(lines)),
+            Ok(written) => lines = &lines[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(_) => return Err(count(lines)),
+        }
+    }
+    // Standard output has a buffer. It fails as a write does.
+    output.flush().map_err(|_| 1)
+}
+
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 #[cfg(test)]
@@ -189,6 +214,42 @@ mod tests {
         assert_eq!(GATE.lock().unwrap().len(), 6 + QUEUE_MAX);
         queue.push(b"late\n");
         assert_eq!(queue.lost(), 4, "after the end nothing is queued");
+    }
+
+    /// Takes three bytes at a time, is full each second time, and fails at the end.
+    struct Full {
+        written: Vec<u8>,
+        is_full: bool,
+        room: usize,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.is_full = !self.is_full;
+            match self.is_full {
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false if self.room == 0 => Err(io::ErrorKind::StorageFull.into()),
+                false => {
+                    let taken = bytes.len().min(3).min(self.room);
+                    self.room -= taken;
+                    self.written.extend_from_slice(&bytes[..taken]);
+                    Ok(taken)
+                }
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_output_that_is_full_for_a_while_gets_all_and_one_that_fails_is_counted() {
+        let mut full = Full { written: Vec::new(), is_full: false, room: 100 };
+        assert_eq!(write(&mut full, b"first\nsecond\n"), Ok(()));
+        assert_eq!(full.written, b"first\nsecond\n");
+        full.room = 8;
+        assert_eq!(write(&mut full, b"third\nfourth\nfifth\n"), Err(2));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// Work that its owner polls, and that goes on in a task of its own when the owner drops it. A task from the beginning would cost
-/// every request what only those need whose client leaves. The output is `None` if it panicked.
+/// Work that its owner polls, and that goes on in a task of its own when the owner drops it. So only requests whose clients leave cost a
+/// task. The output is `None` if the work panicked.
 pub(super) struct Detachable<T: Send + 'static> {
     /// `None` once it has ended.
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
@@ -22,7 +22,9 @@ impl<T: Send + 'static> Detachable<T> {
         // In a box before anything else: the future is large, and would be copied each time that it is wrapped.
         Detachable { work: Some(Box::pin(work)), tracked: tasks.token() }
     }
+}
 
+impl Detachable<()> {
     /// Waits for something else, which the work brings about, and goes on with the work meanwhile.
     pub async fn until<U>(&mut self, other: impl Future<Output = U>) -> U {
         let mut other = std::pin::pin!(other);
@@ -89,7 +91,9 @@ mod tests {
     async fn its_owner_gets_the_output_and_a_panic_is_none() {
         let tasks = TaskTracker::new();
         assert_eq!(Detachable::new(&tasks, async { 7 }).await, Some(7));
-        let panics = Detachable::new(&tasks, async { None::<u8>.expect("a value, which the test withholds") });
+        let (give, take) = oneshot::channel::<u8>();
+        drop(give);
+        let panics = Detachable::new(&tasks, async { take.await.unwrap() });
         assert_eq!(panics.await, None);
     }
 

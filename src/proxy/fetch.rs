@@ -116,7 +116,7 @@ fn join(running: &Running, request: &CacheRequest, key: KeyHash, view: Option<&M
     }
 }
 
-/// Not in [`lead`], whose future would have room for the future of the fetch, and be copied with it.
+/// A function of its own keeps the large future of the fetch out of that of [`lead`].
 fn begin(
     running: &Arc<Running>,
     context: FetchContext,
@@ -149,7 +149,9 @@ async fn lead(
             };
         }
     };
-    // It was given before the outcome was published.
+    // The fetch goes on in a task of its own, if it has not ended: followers read what it brings.
+    drop(work);
+    // What only the leader gets was sent before the outcome was published.
     Ok(match (outcome, take.try_recv().ok()) {
         (FetchOutcome::Streaming(head, _), Some(LeaderOnly::Reader(reader, own))) => {
             let mut answered = stream(running, request, miss, &head, reader, false).await;

@@ -66,7 +66,7 @@ pub(super) async fn write(
     })
 }
 
-/// Not in [`write`], whose future would have room for the future of all steps, and be copied with it.
+/// A function of its own keeps the large future of the steps out of that of [`write`].
 fn begin(
     running: &Arc<Running>,
     live: Arc<Live>,

@@ -7,18 +7,21 @@ const FEWEST: u64 = 16;
 /// Descriptors reserved for everything but clients and upstream: 64 connections of the admin, 64 that are being refused, those to Redis, the
 /// listeners, the rules file and its watcher, the log, the runtime, name resolution.
 const RESERVE: u64 = 256;
+/// The same for each thread that serves connections: its poll instance, a copy of it, its waker, the signals.
+const OF_WORKER: u64 = 4;
 
 /// The limit of descriptors is too low.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{what} not fit: the process may have {limit} descriptors open, of which {requests} are for [server] \
-     max_upstream_requests, {streams} for max_upstream_streams and {RESERVE} for the admin, Redis and files; {remedy}"
+     max_upstream_requests, {streams} for max_upstream_streams and {reserve} for the admin, Redis, files and threads; {remedy}"
 )]
 pub struct TooFew {
     what: String,
     limit: u64,
     requests: u64,
     streams: u64,
+    reserve: u64,
     remedy: String,
     /// The most client connections that fit.
     pub room: usize,
@@ -34,12 +37,18 @@ pub struct Fit {
 }
 
 /// Computes what fits. `limit`: of descriptors, if there is one. `wanted`: configured client connections. `requests` and
-/// `streams`: configured for upstream; each has a connection of its own.
-pub fn fit(limit: Option<u64>, wanted: Option<usize>, requests: usize, streams: usize) -> Result<Fit, TooFew> {
+/// `streams`: configured for upstream; each has a connection of its own. `workers`: threads that serve connections.
+pub fn fit(
+    limit: Option<u64>,
+    wanted: Option<usize>,
+    (requests, streams): (usize, usize),
+    workers: usize,
+) -> Result<Fit, TooFew> {
+    let reserve = RESERVE + OF_WORKER * workers as u64;
     let Some(limit) = limit else {
         return Ok(Fit { connections: wanted.unwrap_or(DEFAULT_CONNECTIONS), streams });
     };
-    let left = limit.saturating_sub(requests as u64 + RESERVE);
+    let left = limit.saturating_sub(requests as u64 + reserve);
     let room = left - (streams as u64).min(left / 4);
     let (most, streams) = (saturating(room), saturating(left - room));
     let too_few = |what: String, needed: u64, lower: &str| {
@@ -47,7 +56,7 @@ pub fn fit(limit: Option<u64>, wanted: Option<usize>, requests: usize, streams: 
         let hard = limit + (needed - room).saturating_mul(4).div_ceil(3);
         let remedy =
             format!("raise the hard limit to {hard} (ulimit -Hn, or LimitNOFILE= of systemd), or {lower}");
-        TooFew { what, limit, requests: requests as u64, streams: streams as u64, remedy, room: most }
+        TooFew { what, limit, requests: requests as u64, streams: streams as u64, reserve, remedy, room: most }
     };
     match wanted {
         Some(wanted) if wanted <= most => Ok(Fit { connections: wanted, streams }),
@@ -115,26 +124,26 @@ mod tests {
         ];
         for (limit, requests, streams, (connections, fitting)) in rows {
             let expected = Fit { connections, streams: fitting };
-            assert_eq!(fit(limit, None, requests, streams), Ok(expected), "{limit:?} {requests} {streams}");
+            assert_eq!(fit(limit, None, (requests, streams), 0), Ok(expected), "{limit:?} {requests} {streams}");
         }
     }
 
     #[test]
     fn the_computed_numbers_fit_when_configured() {
         for limit in 800..5000 {
-            let Ok(first) = fit(Some(limit), None, 512, 1024) else { continue };
-            assert_eq!(fit(Some(limit), Some(first.connections), 512, first.streams), Ok(first));
+            let Ok(first) = fit(Some(limit), None, (512, 1024), 0) else { continue };
+            assert_eq!(fit(Some(limit), Some(first.connections), (512, first.streams), 0), Ok(first));
         }
     }
 
     #[test]
     fn numbers_that_do_not_fit_are_refused_with_a_remedy_that_works() {
-        assert_eq!(fit(Some(1024), Some(192), 512, 1024).unwrap().connections, 192);
-        let message = fit(Some(1024), Some(193), 512, 1024).unwrap_err().to_string();
+        assert_eq!(fit(Some(1024), Some(192), (512, 1024), 0).unwrap().connections, 192);
+        let message = fit(Some(1024), Some(193), (512, 1024), 0).unwrap_err().to_string();
         assert!(message.starts_with("max_connections = 193 does not fit: "), "{message}");
         assert!(message.contains("to 1026 ") && message.ends_with("or write max_connections = 192"), "{message}");
-        assert_eq!(fit(Some(1026), Some(193), 512, 1024).unwrap().connections, 193);
-        let message = fit(Some(512), None, 512, 1024).unwrap_err().to_string();
+        assert_eq!(fit(Some(1026), Some(193), (512, 1024), 0).unwrap().connections, 193);
+        let message = fit(Some(512), None, (512, 1024), 0).unwrap_err().to_string();
         assert!(message.starts_with("connections from clients do not fit: "), "{message}");
         assert!(message.ends_with("or lower max_upstream_requests or max_upstream_streams"), "{message}");
     }

@@ -1,41 +1,48 @@
-//! The threads that serve clients' connections. Each has a runtime of its own, so that all that belongs to a connection, its requests
-//! and their fetches, runs on one core: waking a task of another thread costs a system call, and a runtime with several threads moves
-//! tasks between them. A connection stays with the worker that had the fewest when it came.
+//! The threads that serve clients' connections. Each has a runtime of its own, so that a connection, its requests and their fetches
+//! run on one core: waking a task of another thread costs a system call, and a runtime with several threads moves tasks between them.
+//! A connection stays with the worker that had the fewest when it came. Redis, the admin and background work are on other threads.
 
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// After how many tasks a worker looks for one that another thread has woken: most wait for Redis, or for another worker's fetch. tokio
+/// looks after 31, which takes long while the worker has many tasks of its own.
+const REMOTE_INTERVAL: u32 = 3;
+
+/// How many workers there are: one for each core that the process may use.
+pub(super) fn count() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
 
 /// The workers. Dropped, they end, with all that still runs in them.
 pub(super) struct Workers {
     workers: Vec<Worker>,
-    /// Dropped before the threads are joined.
-    end: Option<DropGuard>,
+    end: CancellationToken,
 }
 
 struct Worker {
     runtime: Handle,
-    connections: Arc<AtomicUsize>,
+    /// Each connection has a copy.
+    connections: Arc<()>,
+    /// `None` once it was waited for.
     thread: Option<JoinHandle<()>>,
 }
 
 impl Workers {
-    /// Starts one for each core.
-    pub fn start() -> io::Result<Workers> {
-        Workers::start_some(thread::available_parallelism().map_or(1, NonZero::get))
-    }
-
-    fn start_some(count: usize) -> io::Result<Workers> {
-        let end = CancellationToken::new();
-        let workers = (0..count).map(|_| Worker::start(end.clone())).collect::<io::Result<_>>()?;
-        Ok(Workers { workers, end: Some(end.drop_guard()) })
+    /// Starts so many.
+    pub fn start(count: usize) -> io::Result<Workers> {
+        let mut workers = Workers { workers: Vec::with_capacity(count), end: CancellationToken::new() };
+        for _ in 0..count {
+            workers.workers.push(Worker::start(workers.end.clone())?);
+        }
+        Ok(workers)
     }
 
     /// Serves a connection, in the worker with the fewest. `connections` tracks it.
@@ -48,26 +55,27 @@ impl Workers {
     where
         F: Future<Output = ()> + Send,
     {
+        let running = self.workers.iter().filter(|worker| worker.is_running());
+        let worker = running.min_by_key(|worker| Arc::strong_count(&worker.connections));
+        let worker = worker.ok_or_else(|| io::Error::other("no thread is left that serves connections"))?;
         // Its readiness is reported to the runtime that it was made in.
         let stream = stream.into_std()?;
-        if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.connections.load(Relaxed)) {
-            let counted = Counted::new(&worker.connections);
-            let served = async move {
-                let _counted = counted;
-                match TcpStream::from_std(stream) {
-                    Ok(stream) => serve(stream).await,
-                    Err(error) => tracing::warn!(%error, "cannot serve a connection"),
-                }
-            };
-            connections.spawn_on(served, &worker.runtime);
-        }
+        let counted = Arc::clone(&worker.connections);
+        let served = async move {
+            let _counted = counted;
+            match TcpStream::from_std(stream) {
+                Ok(stream) => serve(stream).await,
+                Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+            }
+        };
+        connections.spawn_on(served, &worker.runtime);
         Ok(())
     }
 }
 
 impl Worker {
     fn start(end: CancellationToken) -> io::Result<Worker> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().global_queue_interval(REMOTE_INTERVAL).enable_all().build()?;
         let handle = runtime.handle().clone();
         let thread = thread::Builder::new().name("worker".to_owned());
         let thread = thread.spawn(move || {
@@ -77,31 +85,19 @@ impl Worker {
         })?;
         Ok(Worker { runtime: handle, connections: Arc::default(), thread: Some(thread) })
     }
+
+    fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        drop(self.end.take());
+        self.end.cancel();
         for thread in self.workers.iter_mut().filter_map(|worker| worker.thread.take()) {
             // One that has panicked has ended.
             let _ = thread.join();
         }
-    }
-}
-
-/// A connection, counted as long as this lives.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(connections: &Arc<AtomicUsize>) -> Counted {
-        connections.fetch_add(1, Relaxed);
-        Counted(Arc::clone(connections))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -114,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_served_by_the_worker_that_has_the_fewest() {
-        let (workers, connections) = (Workers::start_some(2).unwrap(), TaskTracker::new());
+        let (workers, connections) = (Workers::start(2).unwrap(), TaskTracker::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (served, mut by) = mpsc::unbounded_channel::<(ThreadId, CancellationToken)>();
         let mut next = async || {
@@ -143,7 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_still_runs_ends_with_them() {
-        let (workers, connections) = (Workers::start_some(1).unwrap(), TaskTracker::new());
+        let (workers, connections) = (Workers::start(1).unwrap(), TaskTracker::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();

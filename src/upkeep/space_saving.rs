@@ -3,9 +3,9 @@
 //! in use, and not one at a time: so that a new text costs a constant time on average. Pure.
 //!
 //! With 2*m* counters, and *N* the sum of everything that was added: a text with more than *N/m* is always counted, and a count is too
-//! high by at most *N/m*, never too low. For the counts that are left after a removal have a sum of at most *N*, by induction: *m* new
-//! counters begin with the highest count *t* of the last removal, and the *m* that are removed have at least *t* each. So *m* times the
-//! next *t* is at most *N* too.
+//! high by at most *N/m*, never too low. For the counts that stay at a removal have a sum of at most *N*, by induction: since the last
+//! removal, whose highest count was *t*, *m* new counters have begun with *t*, and the *m* counters that go now have at least *t* each.
+//! The highest count that goes now is no higher than any of the *m* that stay, so it is at most *N/m*.
 
 use hashbrown::HashMap;
 
@@ -31,7 +31,7 @@ pub struct Counter<V> {
 }
 
 impl<V: Default> SpaceSaving<V> {
-    /// With twice so many counters; at least two.
+    /// With 2 × `half` counters.
     pub fn new(half: usize) -> SpaceSaving<V> {
         SpaceSaving { half: half.max(1), counters: HashMap::new(), removed: 0 }
     }

@@ -37,6 +37,8 @@ const MARGIN: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_millis(50);
 /// So many connections are looked at for one of the same thread.
 const LOOKED_AT: usize = 16;
+/// Idle time up to which one of the same thread is preferred.
+const RECENT: Duration = Duration::from_millis(100);
 /// Time for which upstream is distrusted after stray bytes.
 const DISTRUST: Duration = Duration::from_secs(600);
 
@@ -140,13 +142,15 @@ impl<C> Queue<C> {
         }
     }
 
-    /// Preferably one that was made in this thread: a response that another thread reads has to be passed on to this one.
+    /// Preferably one that was made in this thread, since a response that another thread reads has to be passed on; but not one that
+    /// upstream is more likely to have closed.
     fn take(&mut self, now: Instant, here: ThreadId) -> Option<Idle<C>> {
         while self.resting.front().is_some_and(|idle| idle.has_rested(now)) {
             self.ready.extend(self.resting.pop_front());
         }
         let last = self.ready.len().checked_sub(1)?;
-        let at = (0..=last).rev().take(LOOKED_AT).find(|at| self.ready[*at].thread == here).unwrap_or(last);
+        let is_near = |idle: &Idle<C>| idle.thread == here && now.saturating_duration_since(idle.since) < RECENT;
+        let at = (0..=last).rev().take(LOOKED_AT).find(|at| is_near(&self.ready[*at])).unwrap_or(last);
         Some(self.ready.remove(at))
     }
 

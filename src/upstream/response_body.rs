@@ -48,7 +48,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub struct ResponseBody {
     state: State,
-    /// Read by [`ResponseBody::receive_short`] or [`ResponseBody::receive_within`].
+    /// Read before it was polled for: [`ResponseBody::settle`], [`ResponseBody::receive_short`], [`ResponseBody::receive_within`].
     begun: Bytes,
     /// The client's share of the buffers for `begun`.
     share: Option<Box<Share>>,
@@ -187,7 +187,7 @@ impl ResponseBody {
     /// is complete in time; otherwise the body is as before.
     pub(super) async fn receive_within(&mut self, most: u64, wait: Duration, share: Share) -> Option<&[u8]> {
         let is_whole = self.receive(usize::try_from(most).unwrap_or(usize::MAX), wait).await.is_some();
-        // Not before: what was read when the head came is read again, and releases the share.
+        // Not before: `receive` takes what `begun` holds, and whoever takes that releases the share.
         self.share = Some(Box::new(share));
         is_whole.then_some(&self.begun[..])
     }

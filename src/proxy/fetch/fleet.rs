@@ -36,6 +36,7 @@ pub async fn decide(running: &Running, mut context: FetchContext, permit: &Fetch
         FleetLockOutcome::Theirs(waiting) => {
             let _waits = running.metrics.follower_waits();
             tokio::select! {
+                biased;
                 outcome = waiting.end() => outcome,
                 () = permit.abandoned() => return FleetDecision::Abandoned,
             }

@@ -1,4 +1,4 @@
-//! The task of one fetch: ask upstream, judge the response, stream it to the leader and the followers while it is being stored. A
+//! One fetch: ask upstream, judge the response, stream it to the leader and the followers while it is being stored. A
 //! client that leaves does not stop it.
 
 use std::sync::Arc;
@@ -65,6 +65,8 @@ async fn fetch(
 ) -> bool {
     let mut times = (running.cache.now(), running.cache.now());
     let place = tokio::select! {
+        // A place is usually free at once.
+        biased;
         place = place(running, context, &permit) => place,
         // Nothing was sent, and nobody waits any more. A refresh has no leader, and goes on.
         () = permit.abandoned(), if leader_only.is_some() => return false,
@@ -320,7 +322,7 @@ async fn store(
     }
 }
 
-/// Ends the body when the task is dropped, so that no reader waits for ever.
+/// Ends the body when the fetch is dropped, so that no reader waits for ever.
 struct FinishOnDrop(Arc<Stream>);
 
 impl Drop for FinishOnDrop {
