@@ -503,7 +503,7 @@ revalidate = "always"
         entry::Response {
             status: StatusCode::OK,
             headers: fields(values).into(),
-            said: None,
+            original_fields: None,
             body: Bytes::new(),
             freshness,
             for_credentials: false,
@@ -599,9 +599,10 @@ revalidate = "always"
         };
         let request = CacheRequest::new(Arc::clone(&live), http, None);
         let body = Bytes::new();
-        let (said, for_credentials, consumed) = (None, false, false);
+        let (original_fields, for_credentials, consumed) = (None, false, false);
         let headers = headers.into();
-        let response = entry::Response { status, headers, said, body, freshness, for_credentials, consumed };
+        let response =
+            entry::Response { status, headers, original_fields, body, freshness, for_credentials, consumed };
         let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
         let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });
         let lookup = Lookup::of(Found::Current(entry), request.cache_key(), Some(MarksView::hard(STAMP, 0)));

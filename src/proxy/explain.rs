@@ -391,11 +391,11 @@ impl<'c> Explainer<'c> {
             let mut paths = table.paths.iter().flat_map(PathPattern::expand);
             is_read || table.host == target.host && paths.any(|named| named == path)
         };
-        let said = |table: &WarmTable| {
+        let note = |table: &WarmTable| {
             let (what, when) = table.described();
             format!("[[warm]] on line {} fetches {what}: {when}", table.line)
         };
-        self.live.warm.iter().filter(names).map(said).collect()
+        self.live.warm.iter().filter(names).map(note).collect()
     }
 
     fn about_claims(&self) -> Option<String> {

@@ -126,7 +126,7 @@ async fn ask(running: &Arc<Running>, request: &Arc<CacheRequest>, lookup: Lookup
             return match fetch.outcome().await {
                 // Its body may still be on its way.
                 FetchOutcome::Streaming(head, _) if head.stored => Some(Warmed::AlreadyFresh),
-                outcome => told(&outcome, None),
+                outcome => warmed(&outcome, None),
             };
         }
         FetchRole::Lead(permit) => permit,
@@ -144,11 +144,11 @@ async fn ask(running: &Arc<Running>, request: &Arc<CacheRequest>, lookup: Lookup
         Ok(LeaderOnly::Reader(..)) | Err(_) => None,
     };
     let _ = run.await;
-    told(&outcome, refused)
+    warmed(&outcome, refused)
 }
 
 /// What an outcome says. `refused`: the response that is not stored, and why.
-fn told(outcome: &FetchOutcome, refused: Option<(StatusCode, &'static str)>) -> Option<Warmed> {
+fn warmed(outcome: &FetchOutcome, refused: Option<(StatusCode, &'static str)>) -> Option<Warmed> {
     let failed = |answer: UpstreamAnswer| {
         Some(Warmed::Failed(match answer {
             Ok(status) => of_status(status),

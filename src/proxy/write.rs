@@ -405,9 +405,10 @@ fn targets(running: &Running, http: &ClientRequest) -> Result<Vec<Target>, Sever
 
 /// The host names that upstream may use for itself: its addresses, and the `X-Forwarded-Host` that it received.
 fn hosts_of_upstream(running: &Running, sent: &HeaderMap) -> Vec<String> {
-    let told = sent.get_all(headers::X_FORWARDED_HOST).iter().filter_map(|line| line.to_str().ok());
-    let told = told.filter_map(|line| line.split(',').next()).map(|host| host.trim().to_ascii_lowercase());
-    running.upstream.addresses().iter().cloned().chain(told).collect()
+    let forwarded_hosts = sent.get_all(headers::X_FORWARDED_HOST).iter().filter_map(|line| line.to_str().ok());
+    let forwarded_hosts =
+        forwarded_hosts.filter_map(|line| line.split(',').next()).map(|host| host.trim().to_ascii_lowercase());
+    running.upstream.addresses().iter().cloned().chain(forwarded_hosts).collect()
 }
 
 /// How a write ended; `None` if it has not happened. `is_whole`: upstream may have received all of it.

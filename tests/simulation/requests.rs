@@ -320,7 +320,8 @@ impl Rules {
         let verdicts = &self.set.families()[authorize.verdicts];
         let (target, fields) = (uri(&authorize.path), self.credentials.select(&cookie.fields(), &[]));
         let digests = key::credentials(&fields, None).unwrap_or_default();
-        let of_callers = if verdicts.told_by_caller { verdicts.tags_of_callers(&digests) } else { vec![] };
+        let of_callers =
+            if verdicts.is_invalidated_by_caller { verdicts.tags_of_callers(&digests) } else { vec![] };
         let (captures, values) = (Captures::new(), InstanceValues::new());
         let of_family = verdicts.tags_of(&target.readings(), &captures, &values);
         let presented = PresentedCredentials::without_token(&fields);

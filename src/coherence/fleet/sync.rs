@@ -153,7 +153,7 @@ impl Fleet {
         self.health().sync_began();
         let synced = self.store.sync(&me).await?;
         self.metrics.synced(sending.at.steady.elapsed());
-        self.marks.clock.hear(sending.at.wall, clocks.now().wall, synced.clock);
+        self.marks.clock.observe(sending.at.wall, clocks.now().wall, synced.clock);
         self.log_clock_difference();
         // In an outage that ended just now the sync was held up, too.
         self.close_gate_if_lapsed(clocks.now());

@@ -175,7 +175,7 @@ impl Explainer<'_> {
         let stored = entry::Response {
             status,
             headers: fields.into(),
-            said: None,
+            original_fields: None,
             body,
             freshness,
             for_credentials,

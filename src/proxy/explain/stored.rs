@@ -82,7 +82,7 @@ impl Explainer<'_> {
         if self.token_fault(cache.now()).is_some() {
             // As in the proxy: what is stored for the caller that the token names does not matter.
             let nothing = Tiers { memory: None, store: Err("nothing") };
-            return self.told((self.claim(), cache_key), &nothing, None, None, cache.now());
+            return self.explanation((self.claim(), cache_key), &nothing, None, None, cache.now());
         }
         let tiers = self.tiers(cache, &cache_key).await;
         let vary_index = tiers.vary_index();
@@ -101,7 +101,7 @@ impl Explainer<'_> {
         };
         let authorization = self.authorization(cache).await;
         let variants = vary_index.as_deref().and_then(Entry::vary_index);
-        self.told((claim, cache_key), &tiers, variants, authorization, cache.now())
+        self.explanation((claim, cache_key), &tiers, variants, authorization, cache.now())
     }
 
     pub(super) async fn tiers(&self, cache: &Cache, cache_key: &CacheKey) -> Tiers {
@@ -120,7 +120,7 @@ impl Explainer<'_> {
         Tiers { memory, store }
     }
 
-    fn told(
+    fn explanation(
         &self,
         (claim, cache_key): (RouteExplanation, CacheKey),
         tiers: &Tiers,

@@ -224,8 +224,8 @@ async fn deliver(
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
     let (parts, mut body) = answer.into_parts();
-    let said = storing::set_client_cache_control(request, parts.status, &mut fields);
-    if said.is_some()
+    let original_fields = storing::set_client_cache_control(request, parts.status, &mut fields);
+    if original_fields.is_some()
         && !clients::has_validator(&fields)
         && let Some(content) = body.receive_short().await
     {
@@ -233,7 +233,15 @@ async fn deliver(
     }
     let stamp = view.map(|view| view.stamp);
     let text = primary.variant(&varies_on, &request.client_request.headers).text;
-    let head = Arc::new(storing::head(running, text, varies_on, stamp, parts.status, (fields, said), &verdict));
+    let head = Arc::new(storing::head(
+        running,
+        text,
+        varies_on,
+        stamp,
+        parts.status,
+        (fields, original_fields),
+        &verdict,
+    ));
     let _ended = FinishOnDrop(Arc::clone(&stream));
     if let (Some(leader_only), Some(reader)) = (leader_only, stream.reader()) {
         let _ = leader_only.send(LeaderOnly::Reader(reader, own));
@@ -331,9 +339,20 @@ impl Drop for FinishOnDrop {
 
 /// The head of a 5xx that is shared and not stored. Its own `Vary` selects the requests that get it.
 fn error_head(context: &FetchContext, status: StatusCode, mut headers: HeaderMap) -> Head {
-    let said = storing::set_client_cache_control(&context.request, status, &mut headers);
+    let original_fields = storing::set_client_cache_control(&context.request, status, &mut headers);
     let varies_on = Vary::parse(&headers).into_names();
     let text = context.primary.variant(&varies_on, &context.request.client_request.headers).text;
     let (consumed, stamp) = (storing::has_consumed(&headers), context.view.map(|view| view.stamp));
-    Head { consumed, said, status, headers, varies_on, text, ttl: 0, stored: false, stamp, groups: Vec::new() }
+    Head {
+        consumed,
+        original_fields,
+        status,
+        headers,
+        varies_on,
+        text,
+        ttl: 0,
+        stored: false,
+        stamp,
+        groups: Vec::new(),
+    }
 }
