@@ -73,27 +73,27 @@ impl WalkedEntries {
 }
 
 /// The lowest first. The number tells equal ones apart.
-type Highest = BinaryHeap<Reverse<(u64, usize, Found)>>;
+type Highest = BinaryHeap<Reverse<(u64, usize, WalkedEntry)>>;
 
 /// Found entries are not ordered among themselves.
-struct Found(Arc<Entry>, u32);
+struct WalkedEntry(Arc<Entry>, u32);
 
-impl PartialEq for Found {
-    fn eq(&self, _: &Found) -> bool {
+impl PartialEq for WalkedEntry {
+    fn eq(&self, _: &WalkedEntry) -> bool {
         true
     }
 }
 
-impl Eq for Found {}
+impl Eq for WalkedEntry {}
 
-impl PartialOrd for Found {
-    fn partial_cmp(&self, other: &Found) -> Option<Ordering> {
+impl PartialOrd for WalkedEntry {
+    fn partial_cmp(&self, other: &WalkedEntry) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Found {
-    fn cmp(&self, _: &Found) -> Ordering {
+impl Ord for WalkedEntry {
+    fn cmp(&self, _: &WalkedEntry) -> Ordering {
         Ordering::Equal
     }
 }
@@ -102,7 +102,7 @@ fn keep_highest(highest: &mut Highest, value: u64, most: usize, number: usize, r
     if highest.len() >= most && highest.peek().is_some_and(|Reverse((lowest, ..))| *lowest >= value) {
         return;
     }
-    highest.push(Reverse((value, number, Found(Arc::clone(&resident.entry), resident.hits()))));
+    highest.push(Reverse((value, number, WalkedEntry(Arc::clone(&resident.entry), resident.hits()))));
     if highest.len() > most {
         highest.pop();
     }
@@ -112,7 +112,7 @@ fn keep_highest(highest: &mut Highest, value: u64, most: usize, number: usize, r
 fn urls(highest: Highest) -> Vec<StoredUrl> {
     let sorted = highest.into_sorted_vec().into_iter();
     sorted
-        .map(|Reverse((_, _, Found(entry, hits)))| StoredUrl {
+        .map(|Reverse((_, _, WalkedEntry(entry, hits)))| StoredUrl {
             url: url_of(&entry.text),
             tags: Arc::clone(&entry.tags),
             hits,

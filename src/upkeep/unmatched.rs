@@ -26,11 +26,11 @@ const FAMILIES: usize = 50;
 
 /// Their counts.
 #[derive(Debug, Default)]
-pub struct UnmatchedWrites(Mutex<State>);
+pub struct UnmatchedWrites(Mutex<UnmatchedCounts>);
 
 #[derive(Debug, Default)]
-struct State {
-    by_shape: BTreeMap<String, Seen>,
+struct UnmatchedCounts {
+    by_shape: BTreeMap<String, ShapeWrites>,
     others: u64,
     /// Writes after which reads are being counted.
     followed: usize,
@@ -38,7 +38,7 @@ struct State {
 
 /// The writes of one shape.
 #[derive(Debug, Clone)]
-struct Seen {
+struct ShapeWrites {
     count: u64,
     last: LastWrite,
     reads: BTreeMap<String, u64>,
@@ -103,8 +103,13 @@ impl UnmatchedWrites {
             state.others += 1;
             return None;
         }
-        let nothing =
-            || Seen { count: 0, last: last.clone(), reads: BTreeMap::new(), followed: 0, is_followed: false };
+        let nothing = || ShapeWrites {
+            count: 0,
+            last: last.clone(),
+            reads: BTreeMap::new(),
+            followed: 0,
+            is_followed: false,
+        };
         let seen = state.by_shape.entry(shape.clone()).or_insert_with(nothing);
         seen.count += 1;
         seen.last = last;
@@ -142,9 +147,9 @@ impl UnmatchedWrites {
     /// All shapes, those with the most writes first, and the number of writes of further shapes.
     pub fn shapes(&self) -> (Vec<UnmatchedShape>, u64) {
         let state = self.lock();
-        let shape = |(text, seen): (&String, &Seen)| {
+        let shape = |(text, seen): (&String, &ShapeWrites)| {
             let (method, shape) = text.split_once(' ')?;
-            let Seen { count, last, reads, .. } = seen.clone();
+            let ShapeWrites { count, last, reads, .. } = seen.clone();
             Some(UnmatchedShape { method: method.to_owned(), shape: shape.to_owned(), count, last, reads })
         };
         let mut all: Vec<_> = state.by_shape.iter().filter_map(shape).collect();
@@ -152,7 +157,7 @@ impl UnmatchedWrites {
         (all, state.others)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, UnmatchedCounts> {
         // Only numbers: a panic leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -194,7 +194,7 @@ impl WarmingRole {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WarmingState {
     runs: u64,
     current: Option<WarmReport>,
     wanted: Option<WantedRun>,
@@ -205,7 +205,7 @@ struct State {
 /// The state of warming in this proxy.
 #[derive(Debug, Default)]
 pub struct Warming {
-    state: Mutex<State>,
+    state: Mutex<WarmingState>,
     role: AtomicU8,
     /// An operator wants a run, or the rules have changed.
     changed: Notify,
@@ -287,7 +287,7 @@ impl Warming {
         self.changed.notified().await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WarmingState> {
         // Every change is whole if it panics: at worst a count is missing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

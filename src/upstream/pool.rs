@@ -27,7 +27,7 @@ use super::conn::{Stray, UpstreamConn, is_timeout};
 use super::framing::Ending;
 use super::names::{Names, Resolved};
 use super::socket::{Sockets, Unread};
-use super::suspects::{Suspects, Waiting};
+use super::suspects::{Suspects, WaitingSuspects};
 
 /// A connection is closed this much before upstream closes it (`Keep-Alive: timeout`), or at half of a timeout of less than
 /// twice as much. A request sent later might meet the closing of the connection.
@@ -47,7 +47,7 @@ pub(super) struct Pool {
     upstream: Uri,
     is_tls: bool,
     limits: PoolLimits,
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
 }
 
 /// Limits on pooled connections.
@@ -62,17 +62,17 @@ pub(super) struct PoolLimits {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct PoolShared {
     limits: PoolLimits,
     /// Resolves upstream's host name; `None` if upstream is configured by address.
     names: Option<Names>,
-    state: Mutex<State>,
-    suspects: Waiting,
+    state: Mutex<PoolState>,
+    suspects: WaitingSuspects,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    idle: Queue<UpstreamConn>,
+struct PoolState {
+    idle: IdleConns<UpstreamConn>,
     distrust: Distrust,
     /// The task that closes expired connections is running.
     is_swept: bool,
@@ -103,52 +103,52 @@ impl Addresses {
 }
 
 #[derive(Debug)]
-struct Idle<C> {
+struct IdleConn<C> {
     conn: C,
     since: Instant,
 }
 
 /// Connections that are ready for a request, and those that rest before.
 #[derive(Debug)]
-struct Queue<C> {
+struct IdleConns<C> {
     /// The most recently used comes last and is taken first, so that surplus connections expire.
-    ready: Vec<Idle<C>>,
+    ready: Vec<IdleConn<C>>,
     /// The one that has rested longest comes first.
-    resting: VecDeque<Idle<C>>,
+    resting: VecDeque<IdleConn<C>>,
 }
 
-impl<C> Default for Queue<C> {
-    fn default() -> Queue<C> {
-        Queue { ready: Vec::new(), resting: VecDeque::new() }
+impl<C> Default for IdleConns<C> {
+    fn default() -> IdleConns<C> {
+        IdleConns { ready: Vec::new(), resting: VecDeque::new() }
     }
 }
 
-impl<C> Queue<C> {
+impl<C> IdleConns<C> {
     fn len(&self) -> usize {
         self.ready.len() + self.resting.len()
     }
 
-    fn put(&mut self, idle: Idle<C>, needs_rest: bool) {
+    fn put(&mut self, idle: IdleConn<C>, needs_rest: bool) {
         match needs_rest {
             true => self.resting.push_back(idle),
             false => self.ready.push(idle),
         }
     }
 
-    fn take(&mut self, now: Instant) -> Option<Idle<C>> {
+    fn take(&mut self, now: Instant) -> Option<IdleConn<C>> {
         while self.resting.front().is_some_and(|idle| idle.has_rested(now)) {
             self.ready.extend(self.resting.pop_front());
         }
         self.ready.pop()
     }
 
-    fn retain(&mut self, is_good: impl Fn(&Idle<C>) -> bool) {
+    fn retain(&mut self, is_good: impl Fn(&IdleConn<C>) -> bool) {
         self.ready.retain(&is_good);
         self.resting.retain(&is_good);
     }
 }
 
-impl<C> Idle<C> {
+impl<C> IdleConn<C> {
     fn has_rested(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= REST
     }
@@ -189,7 +189,7 @@ fn may_idle(keep_alive: Duration, timeout: Option<Duration>) -> Duration {
     timeout.map_or(keep_alive, |timeout| keep_alive.min(timeout - MARGIN.min(timeout / 2)))
 }
 
-impl Idle<UpstreamConn> {
+impl IdleConn<UpstreamConn> {
     fn is_good(&self, limits: &PoolLimits, distrust: &Distrust, addresses: &Addresses, now: Instant) -> bool {
         let limit = may_idle(limits.keep_alive, self.conn.keep_alive());
         let is_fresh = now.saturating_duration_since(self.since) < limit;
@@ -208,9 +208,15 @@ impl Pool {
         limits: PoolLimits,
         names: Option<Names>,
     ) -> Pool {
-        let (state, suspects) = (Mutex::default(), Waiting::default());
+        let (state, suspects) = (Mutex::default(), WaitingSuspects::default());
         let is_tls = upstream.scheme() == Some(&Scheme::HTTPS);
-        Pool { connector, upstream, is_tls, limits, shared: Arc::new(Shared { limits, names, state, suspects }) }
+        Pool {
+            connector,
+            upstream,
+            is_tls,
+            limits,
+            shared: Arc::new(PoolShared { limits, names, state, suspects }),
+        }
     }
 
     /// Whether connections use TLS.
@@ -273,16 +279,16 @@ impl Pool {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl PoolShared {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(self: &Arc<Shared>) -> Option<UpstreamConn> {
+    fn take(self: &Arc<PoolShared>) -> Option<UpstreamConn> {
         let now = Instant::now();
         let mut state = self.lock();
         self.refresh_addresses(&mut state, now);
-        let State { idle, distrust, addresses, .. } = &mut *state;
+        let PoolState { idle, distrust, addresses, .. } = &mut *state;
         while let Some(mut idle) = idle.take(now) {
             if idle.is_good(&self.limits, distrust, addresses, now) {
                 if idle.has_rested(now) {
@@ -294,9 +300,9 @@ impl Shared {
         None
     }
 
-    fn put(self: &Arc<Shared>, conn: UpstreamConn) {
+    fn put(self: &Arc<PoolShared>, conn: UpstreamConn) {
         let now = Instant::now();
-        let idle = Idle { conn, since: now };
+        let idle = IdleConn { conn, since: now };
         let mut state = self.lock();
         self.refresh_addresses(&mut state, now);
         let is_good = idle.is_good(&self.limits, &state.distrust, &state.addresses, now);
@@ -312,7 +318,7 @@ impl Shared {
 
     /// Resolves upstream's host name again when its addresses expire. Connections to other addresses are closed after their
     /// current response.
-    fn refresh_addresses(self: &Arc<Shared>, state: &mut State, now: Instant) {
+    fn refresh_addresses(self: &Arc<PoolShared>, state: &mut PoolState, now: Instant) {
         let Some(names) = &self.names else { return };
         if !state.addresses.are_due(now) {
             return;
@@ -323,7 +329,7 @@ impl Shared {
             let Some(shared) = shared.upgrade() else { return };
             let now = Instant::now();
             let mut state = shared.lock();
-            let State { idle, distrust, addresses, .. } = &mut *state;
+            let PoolState { idle, distrust, addresses, .. } = &mut *state;
             addresses.are_resolving = false;
             if let Ok(known) = found {
                 addresses.known = Some(known);
@@ -352,13 +358,13 @@ impl Shared {
 }
 
 /// Closes expired connections until none is left.
-async fn sweep(shared: Weak<Shared>, pause: Duration) {
+async fn sweep(shared: Weak<PoolShared>, pause: Duration) {
     loop {
         tokio::time::sleep(pause).await;
         let Some(shared) = shared.upgrade() else { return };
         let now = Instant::now();
         let mut state = shared.lock();
-        let State { idle, distrust, is_swept, addresses } = &mut *state;
+        let PoolState { idle, distrust, is_swept, addresses } = &mut *state;
         idle.retain(|idle| idle.is_good(&shared.limits, distrust, addresses, now));
         if idle.len() == 0 {
             *is_swept = false;
@@ -374,9 +380,9 @@ mod tests {
     #[test]
     fn a_resting_connection_is_taken_only_after_its_rest() {
         let now = Instant::now();
-        let mut queue = Queue::default();
-        queue.put(Idle { conn: "rests", since: now }, true);
-        queue.put(Idle { conn: "ready", since: now }, false);
+        let mut queue = IdleConns::default();
+        queue.put(IdleConn { conn: "rests", since: now }, true);
+        queue.put(IdleConn { conn: "ready", since: now }, false);
         let mut take = |later| queue.take(now + later).map(|idle| idle.conn);
         let moment = Duration::from_millis(1);
         assert_eq!(take(Duration::ZERO), Some("ready"));
@@ -388,9 +394,9 @@ mod tests {
     #[test]
     fn the_most_recently_used_connection_is_taken_first() {
         let now = Instant::now();
-        let mut queue = Queue::default();
+        let mut queue = IdleConns::default();
         for conn in 0..3 {
-            queue.put(Idle { conn, since: now }, false);
+            queue.put(IdleConn { conn, since: now }, false);
         }
         queue.retain(|idle| idle.conn != 1);
         assert_eq!(queue.len(), 2);

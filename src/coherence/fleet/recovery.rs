@@ -49,7 +49,7 @@ pub type Opening = Option<NonZeroU64>;
 /// between ([`Fleet::trusts`]).
 #[derive(Debug)]
 pub(super) struct RecoveryGate {
-    state: Mutex<State>,
+    state: Mutex<GateState>,
     /// For readers without the lock: the number of the opening, zero while it is closed.
     opening: AtomicU64,
     opened: Notify,
@@ -58,7 +58,7 @@ pub(super) struct RecoveryGate {
 }
 
 #[derive(Debug)]
-struct State {
+struct GateState {
     /// `None`: it is open.
     closed: Option<Closed>,
     /// How often it was opened.
@@ -96,7 +96,7 @@ impl RecoveryGate {
     /// Closed, as it is before the first sync.
     pub fn new(return_timeout: Duration) -> RecoveryGate {
         RecoveryGate {
-            state: Mutex::new(State { closed: Some(Closed::default()), openings: 0 }),
+            state: Mutex::new(GateState { closed: Some(Closed::default()), openings: 0 }),
             opening: AtomicU64::new(0),
             opened: Notify::new(),
             return_timeout,
@@ -141,7 +141,7 @@ impl RecoveryGate {
         self.open_locked(&mut lock(&self.state));
     }
 
-    fn open_locked(&self, state: &mut State) {
+    fn open_locked(&self, state: &mut GateState) {
         if state.closed.take().is_some() {
             state.openings += 1;
             self.opening.store(state.openings, SeqCst);

@@ -19,7 +19,7 @@ use super::stands_in;
 use crate::cache::SHARED_MAX;
 use crate::coalesce::body_budget::Broken;
 use crate::coalesce::inflight::{FetchOutcome, FetchPermit, Head, ServerErrorResponse};
-use crate::coalesce::stream::{Reader, Stream};
+use crate::coalesce::stream::{Stream, StreamReader};
 use crate::http::authorization;
 use crate::http::clients;
 use crate::http::headers;
@@ -33,7 +33,7 @@ use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
 /// What only the leader gets.
 pub enum LeaderOnly {
     /// Its reader of the shared body, created before the start of the body can be dropped, and the fields that only it gets.
-    Reader(Reader, HeaderMap),
+    Reader(StreamReader, HeaderMap),
     /// A response that cannot be shared, and why it is not stored.
     Response(Box<Response<ResponseBody>>, &'static str),
 }
