@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use http::Method;
 use serde::Serialize;
 
-use crate::coalesce::shapes;
+use super::shapes;
 
 /// Shapes that are counted separately: an API has fewer, but clients can invent more.
 const MOST: usize = 256;
