@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
@@ -494,7 +494,7 @@ impl<'c> Explainer<'c> {
 
     /// The decision on the request, as the proxy makes it.
     fn decide(&self, lookup: &Lookup, now: SystemTime) -> Decision {
-        match bypass(&self.live, &self.request.client_request) {
+        match bypass(&self.live, &self.request.client_request, Instant::now()) {
             Some(reason) if self.request.demands.only_if_cached => Decision::Refuse(reason),
             Some(reason) => Decision::Forward(reason),
             None => decide(&self.request, lookup, now),

@@ -158,7 +158,7 @@ fn take(
     let is_write = live.rules.is_write(&http.method, &http.target);
     let is_get = http.method == Method::GET || http.method == Method::HEAD;
     let is_for_cache = offer.is_none() && !is_write && is_get;
-    let bypass = if is_for_cache { bypass(&live, &http) } else { None };
+    let bypass = if is_for_cache { bypass(&live, &http, start) } else { None };
     let work =
         if is_for_cache && bypass.is_none() && body.is_end_stream() {
             match read::answer_now(running, Box::new(CacheRequest::new(live, http, None))) {

@@ -1,7 +1,7 @@
 //! Explains what is stored for a request now, and the decision on it. Neither tier is changed, and upstream is not asked.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -134,8 +134,9 @@ impl Explainer<'_> {
         let response = judged.and_then(|judged| judged.entry.response().map(|response| (judged, response)));
         let lookup = tiers.lookup(cache_key, variants.is_some());
         let decision = self.decide(&lookup, now);
-        let restricted =
-            authorization.as_ref().filter(|_| bypass(&self.live, &self.request.client_request).is_none());
+        let restricted = authorization
+            .as_ref()
+            .filter(|_| bypass(&self.live, &self.request.client_request, Instant::now()).is_none());
         let decision = match restricted {
             Some(it) => it.restrict(decision, self.request.demands.only_if_cached),
             None => decision,
