@@ -159,7 +159,7 @@ impl Fleet {
         self.close_gate_if_lapsed(clocks.now());
         *lock(&self.sync.seen) = Some(synced.generation);
         // Before anything may be trusted because of this reply.
-        self.agreement.hear(&synced.registry);
+        self.agreement.forward_untrusted(&synced.registry);
         self.note_epoch(&synced, sending);
         let is_void = serves_memory && !self.apply_sync(&synced, sending);
         drop(left);
