@@ -60,7 +60,7 @@ fn response() -> Response {
         freshness: Freshness::with_lifetime(Duration::from_secs(3600), LifetimeSource::MaxAge, SystemTime::now()),
         for_credentials: false,
         consumed: false,
-        said: None,
+        original_fields: None,
     }
 }
 

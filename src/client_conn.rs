@@ -16,11 +16,11 @@ pub(crate) mod timeouts;
 #[derive(Debug)]
 pub struct ClientConns {
     start: Instant,
-    open: Mutex<Open>,
+    open: Mutex<OpenConns>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenConns {
     next: u64,
     by_id: HashMap<u64, Arc<ClientConn>>,
 }
@@ -114,13 +114,13 @@ impl ClientConns {
         victim.inspect(|connection| connection.close_now()).is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, OpenConns> {
         // Nothing between locking and unlocking panics.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
+impl OpenConns {
     fn evicted(&self) -> usize {
         self.by_id.values().filter(|connection| connection.is_closing()).count()
     }

@@ -48,7 +48,7 @@ pub struct Response {
     /// Without hop-by-hop fields, `Age` and upstream's `Content-Length`; ready to be sent.
     pub headers: StoredFields,
     /// Upstream's fields that are rewritten for clients ([`clients`]); None if none is.
-    pub said: Option<Box<StoredFields>>,
+    pub original_fields: Option<Box<StoredFields>>,
     pub body: Bytes,
     pub freshness: Freshness,
     /// May answer requests that carry `Authorization` or `Cookie` (RFC 9111 §3.5, or the family's rules).
@@ -62,9 +62,9 @@ impl Response {
     /// The fields as upstream sent them: for validation, and to be updated by a 304.
     pub fn own_headers(&self) -> HeaderMap {
         let fields = self.headers.to_map(0);
-        match &self.said {
+        match &self.original_fields {
             None => fields,
-            Some(said) => clients::restored(&fields, &said.to_map(0)),
+            Some(original) => clients::restored(&fields, &original.to_map(0)),
         }
     }
 
@@ -112,8 +112,8 @@ impl Entry {
                     let texts: usize = fields.iter().map(text).sum();
                     texts + fields.len() * size_of::<(HeaderName, HeaderValue)>()
                 };
-                let said = response.said.as_deref().map_or(0, |said| lines(said) + 128);
-                lines(&response.headers) + said + response.body.len()
+                let original_fields = response.original_fields.as_deref().map_or(0, |fields| lines(fields) + 128);
+                lines(&response.headers) + original_fields + response.body.len()
             }
         };
         (FIXED + 2 * self.text.len() + ALLOCATION + tags + content) as u64
@@ -135,8 +135,8 @@ impl Response {
     /// The same response in two allocations, one for all field values and one for a small body.
     fn compact(self) -> Response {
         let headers = self.headers.compact();
-        let said = self.said.map(|said| Box::new(said.compact()));
+        let original_fields = self.original_fields.map(|fields| Box::new(fields.compact()));
         let body = if self.body.len() > COPIED { self.body } else { Bytes::copy_from_slice(&self.body) };
-        Response { headers, said, body, ..self }
+        Response { headers, original_fields, body, ..self }
     }
 }

@@ -15,7 +15,7 @@ pub trait StreamHooks<S: AsyncRead + AsyncWrite + Unpin>: Unpin {
     }
 
     /// In place of [`AsyncWrite::poll_write`] and [`AsyncWrite::poll_write_vectored`].
-    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: WriteBytes<'_>) -> Poll<io::Result<usize>> {
         output.write_to(stream, cx)
     }
 
@@ -37,26 +37,26 @@ pub trait StreamHooks<S: AsyncRead + AsyncWrite + Unpin>: Unpin {
 
 /// The bytes of one write.
 #[derive(Clone, Copy)]
-pub enum Output<'a> {
+pub enum WriteBytes<'a> {
     Slice(&'a [u8]),
     Vectored(&'a [IoSlice<'a>]),
 }
 
-impl<'a> Output<'a> {
+impl<'a> WriteBytes<'a> {
     /// Writes some of the bytes to a stream, in the way they were given.
     pub fn write_to<S: AsyncWrite + Unpin>(self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
-            Output::Slice(bytes) => Pin::new(stream).poll_write(cx, bytes),
-            Output::Vectored(slices) => Pin::new(stream).poll_write_vectored(cx, slices),
+            WriteBytes::Slice(bytes) => Pin::new(stream).poll_write(cx, bytes),
+            WriteBytes::Vectored(slices) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     /// The bytes, if they are in one slice.
     pub fn single(self) -> Option<&'a [u8]> {
         match self {
-            Output::Slice(bytes) => Some(bytes),
-            Output::Vectored([slice]) => Some(slice),
-            Output::Vectored(_) => None,
+            WriteBytes::Slice(bytes) => Some(bytes),
+            WriteBytes::Vectored([slice]) => Some(slice),
+            WriteBytes::Vectored(_) => None,
         }
     }
 }
@@ -91,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: StreamHooks<S>> AsyncRead for HookedS
 impl<S: AsyncRead + AsyncWrite + Unpin, H: StreamHooks<S>> AsyncWrite for HookedStream<S, H> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let (stream, hooks) = self.parts()?;
-        hooks.write(stream, cx, Output::Slice(bytes))
+        hooks.write(stream, cx, WriteBytes::Slice(bytes))
     }
 
     fn poll_write_vectored(
@@ -100,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: StreamHooks<S>> AsyncWrite for Hooked
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let (stream, hooks) = self.parts()?;
-        hooks.write(stream, cx, Output::Vectored(slices))
+        hooks.write(stream, cx, WriteBytes::Vectored(slices))
     }
 
     fn is_write_vectored(&self) -> bool {

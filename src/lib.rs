@@ -3,11 +3,11 @@
 //!
 //! # The map
 //!
-//! Dependencies point down this table.
+//! Dependencies point down this table. Modules of one row may use each other.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`cli`], [`logs`] | arguments, one file per command, exit codes; where log lines go |
+//! | [`cli`] | arguments, one file per command, exit codes |
 //! | [`server`], [`watch`] | listeners, limits of connections, shutdown; the rules file on disk |
 //! | [`admin`] | the second listener: health, purge, rules, metrics, the dashboard |
 //! | [`warm`] | fetches what `[[warm]]` names before clients ask for it |
@@ -19,18 +19,17 @@
 //! | [`coherence`] | the lease, the other members of the fleet, pending invalidations, intents, the recovery gate |
 //! | [`upkeep`] | work beside requests: the sweeper, the hottest entries, the requests of each URL, writes that no rule names, the log of invalidations |
 //! | `supervise`, `mutex` | restarts background tasks that panic; mutexes after a panic |
-//! | [`metrics`], [`traces`], [`upstream`], [`store`] | counters; spans for OpenTelemetry; the client of the API; Redis and its scripts |
+//! | [`jwt`] | the keys of bearer tokens, their refresh, and the tokens that were verified |
+//! | [`metrics`], [`logs`], [`traces`], [`upstream`], [`store`] | counters; where log lines go; spans for OpenTelemetry; the client of the API; Redis and its scripts |
 //! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
 //! | [`config`], [`shares`] | `rules.toml`, flags and environment, checked; limits that all clients share |
-//! | [`jwt`] | the keys of bearer tokens, their refresh, and the tokens that were verified |
 //! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`], [`access_log`], `words` | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process |
 //!
 //! **A read.** [`server`] accepts the connection, and [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
 //! [`marks`]. `proxy::decide` turns rules, lookup and time into a decision, and `proxy::read` acts on it: an entry that is current
-//! and fresh is served; from memory at once (`answer_now`), without a future. `proxy::decide` also says when a stale one is, and what stands in for a response that upstream failed to
-//! give (stale-if-error). While Redis does not answer, nothing stored is current: reads go upstream, and their responses are not
-//! stored.
+//! and fresh is served; from memory at once (`answer_now`), without a future. `proxy::decide` also says when a stale one is, and
+//! what stands in for a response that upstream failed to give (stale-if-error).
 //!
 //! **A miss.** `proxy::fetch` leads or follows an [inflight fetch](coalesce::inflight). The leader takes the stamp of the lookup
 //! and asks [`upstream`]; all of them [get the body while it arrives](coalesce::stream); [`mod@http`] says whether the response
@@ -38,6 +37,12 @@
 //!
 //! **A write.** `proxy::write` records an intent in Redis, forwards the request, invalidates
 //! what the rules name when the response is there, waits until every member of the fleet has applied that, and answers.
+//!
+//! **While Redis is away.** From the first sync that fails, a GET goes upstream: its lookup finds nothing and has no marks
+//! ([`cache::Lookup::view`]), so that the decision is a fetch (`detail=store-away`). Of each key one fetch runs at a time, and the requests
+//! that come meanwhile share the next one ([`coalesce::inflight`]). Nothing of it is stored. A write is forwarded or refused
+//! (`on_outage`); its invalidations stay pending ([`coherence::pending`]), and when Redis is back no proxy trusts it before all are
+//! delivered ([`coherence::fleet::recovery`]).
 //!
 //! Each request ends in one [`outcome`], for `Cache-Status`, the access log and the metrics.
 //!
@@ -103,7 +108,6 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
-pub mod logs;
 
 pub mod server;
 pub mod watch;
@@ -125,6 +129,9 @@ pub mod coherence;
 mod supervise;
 pub mod upkeep;
 
+pub mod jwt;
+
+pub mod logs;
 pub mod metrics;
 pub mod store;
 pub mod traces;
@@ -135,7 +142,6 @@ mod hooked_stream;
 pub mod tokens;
 
 pub mod config;
-pub mod jwt;
 pub mod shares;
 
 // Pure from here on: no tokio, hyper, redis, clock or environment.

@@ -14,7 +14,7 @@ use crate::metrics::{FamilyCounters, NO_FAMILY};
 use crate::mutex::lock;
 use crate::rules::thresholds::Thresholds;
 use crate::running::{Live, Running};
-use crate::upkeep::alerts::{Alert, Reading, Subject, Watched};
+use crate::upkeep::alerts::{Alert, AlertReading, Subject, Watched};
 use crate::upkeep::history::points::Totals;
 use crate::upkeep::history::{Counts, PAUSE, Sample, Window};
 
@@ -112,14 +112,14 @@ async fn evaluate(running: &Running, config: &AlertsConfig, away_since: &mut Opt
         *away_since = None;
     }
     if let Some(threshold) = config.store_away.filter(|_| running.cache.store_handle().is_some()) {
-        readings.push(Reading {
+        readings.push(AlertReading {
             subject: Subject { watched: Watched::StoreAway, family: None },
             value: Some(away_for.unwrap_or_default().as_secs_f64()),
             threshold: threshold.as_secs_f64(),
         });
     }
     if running.cache.store_handle().is_some() {
-        readings.push(Reading {
+        readings.push(AlertReading {
             subject: Subject { watched: Watched::MixedRules, family: None },
             value: Some(running.metrics.mixed_rules.get() as f64),
             threshold: 0.0,
@@ -135,7 +135,7 @@ fn readings_of_requests(
     all: &Thresholds,
     families: &BTreeMap<String, Thresholds>,
     min_requests: u64,
-) -> Vec<Reading> {
+) -> Vec<AlertReading> {
     let mut readings = Vec::new();
     let mut read = |family: Option<&str>, counts: &Counts, thresholds: &Thresholds| {
         let enough = |count: u64| count >= min_requests;
@@ -150,7 +150,7 @@ fn readings_of_requests(
         ] {
             if let Some(threshold) = threshold {
                 let subject = Subject { watched, family: family.map(str::to_owned) };
-                readings.push(Reading { subject, value, threshold });
+                readings.push(AlertReading { subject, value, threshold });
             }
         }
     };
@@ -168,14 +168,14 @@ fn readings_of_requests(
 }
 
 /// Redis's memory. Without a `maxmemory` there is nothing to be near to. Larder's own memory is full whenever that pays.
-async fn memory(running: &Running, config: &AlertsConfig) -> Option<Reading> {
+async fn memory(running: &Running, config: &AlertsConfig) -> Option<AlertReading> {
     let threshold = config.memory?;
     let info = running.cache.store_handle()?.info().await.ok();
     let value = info.and_then(|info| {
         let (used, most) = (info.number("used_memory"), info.number("maxmemory"));
         (most > 0.0).then(|| used / most)
     });
-    Some(Reading { subject: Subject { watched: Watched::Memory, family: None }, value, threshold })
+    Some(AlertReading { subject: Subject { watched: Watched::Memory, family: None }, value, threshold })
 }
 
 fn announce(running: &Running, alert: &Alert) {

@@ -109,7 +109,7 @@ impl RuleSet {
             // A verdict belongs to one caller.
             family.counted =
                 !family.is_of_verdicts() && invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
-            family.told_by_caller =
+            family.is_invalidated_by_caller =
                 invalidations.iter().flat_map(|rule| &rule.references).any(|it| it.names_callers_of(&family.name));
             family.definition = family::definition_of(family);
         }

@@ -20,7 +20,6 @@ use crate::bearer::{BearerToken, TokenFault};
 use crate::cache::Cache;
 use crate::cache::memory::Memory;
 use crate::coalesce::inflight::Inflight;
-use crate::coalesce::shapes::Shapes;
 use crate::coalesce::stored_body::StoredBodies;
 use crate::coherence::fleet::FleetSettings;
 use crate::config::alerts::AlertsConfig;
@@ -49,6 +48,7 @@ use crate::upkeep::hours::HourlyReads;
 use crate::upkeep::invalidation_log::OriginKind;
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::request_rates::RequestRates;
+use crate::upkeep::shapes::Shapes;
 use crate::upkeep::stories::Stories;
 use crate::upkeep::top::TopUrls;
 use crate::upkeep::unmatched::UnmatchedWrites;
@@ -517,7 +517,7 @@ mod tests {
             format!("{ONE}[admin]\ntokens = [{{ role = \"viewer\", token = \"${{NO_TOKEN:-}}${{PATH}}\" }}]\n");
         std::fs::write(&file, ONE).unwrap();
         let running = running(&file);
-        let said = |text: &str| match running.preview(text.as_bytes()) {
+        let message = |text: &str| match running.preview(text.as_bytes()) {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         };
@@ -525,11 +525,11 @@ mod tests {
         for (from, to) in
             [("'/users'", "'/${PATH}'"), ("\"1m\"", "\"${PATH}\""), ("\"users\"", "\"${NOT_SET:-users}\"")]
         {
-            let refused = said(&ONE.replace(from, to));
+            let refused = message(&ONE.replace(from, to));
             assert!(refused.contains("not expanded") && refused.contains("larder check"), "{to}: {refused}");
             assert!(!refused.contains(&secret), "{refused}");
         }
-        assert!(said(&text).contains("not expanded"));
+        assert!(message(&text).contains("not expanded"));
         let config =
             Config::parse(&text.replace("${PATH}", ""), "f", &running.config.overrides, &|_| None).unwrap();
         assert_eq!(config.expansions.len(), 1);

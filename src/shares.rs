@@ -95,7 +95,7 @@ impl Shares {
             }
             let (sender, receiver) = oneshot::channel();
             let id = accounts.queue(self.limits(), client, amount, sender);
-            (receiver, Waiting { shares: self, client, id })
+            (receiver, QueuedWaiter { shares: self, client, id })
         };
         // A sender is dropped only after it has sent, or when its waiter has been dropped.
         (&mut receiver).await.map_err(|_| Over::All)
@@ -120,8 +120,8 @@ impl Shares {
         Share { shares: Arc::clone(self), client, amount }
     }
 
-    fn limits(&self) -> Limits {
-        Limits { total: self.total, per_client: self.per_client }
+    fn limits(&self) -> ShareLimits {
+        ShareLimits { total: self.total, per_client: self.per_client }
     }
 
     /// Releases an amount, and grants what is free to waiters.
@@ -153,13 +153,13 @@ impl Shares {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+struct ShareLimits {
     total: u64,
     per_client: u64,
 }
 
 impl Accounts {
-    fn over(&self, limits: Limits, client: Client, amount: u64) -> Option<Over> {
+    fn over(&self, limits: ShareLimits, client: Client, amount: u64) -> Option<Over> {
         let account = self.clients.get(&client);
         let held = account.map_or(0, |account| account.held);
         if held.saturating_add(amount) > limits.per_client {
@@ -170,7 +170,7 @@ impl Accounts {
         (waits || self.held.saturating_add(amount) > limits.total).then_some(Over::All)
     }
 
-    fn take(&mut self, limits: Limits, client: Client, amount: u64) -> Result<(), Over> {
+    fn take(&mut self, limits: ShareLimits, client: Client, amount: u64) -> Result<(), Over> {
         if let Some(over) = self.over(limits, client, amount) {
             return Err(over);
         }
@@ -179,7 +179,7 @@ impl Accounts {
         Ok(())
     }
 
-    fn queue(&mut self, limits: Limits, client: Client, amount: u64, sender: oneshot::Sender<Share>) -> u64 {
+    fn queue(&mut self, limits: ShareLimits, client: Client, amount: u64, sender: oneshot::Sender<Share>) -> u64 {
         let id = self.id;
         self.id += 1;
         self.clients.entry(client).or_default().waiting.push_back(Waiter { id, amount, sender });
@@ -187,14 +187,14 @@ impl Accounts {
         id
     }
 
-    fn leave(&mut self, limits: Limits, client: Client, id: u64) {
+    fn leave(&mut self, limits: ShareLimits, client: Client, id: u64) {
         if let Some(account) = self.clients.get_mut(&client) {
             account.waiting.retain(|waiter| waiter.id != id);
         }
         self.update(limits, client);
     }
 
-    fn release(&mut self, limits: Limits, client: Client, amount: u64) {
+    fn release(&mut self, limits: ShareLimits, client: Client, amount: u64) {
         self.held = self.held.saturating_sub(amount);
         if let Some(account) = self.clients.get_mut(&client) {
             account.held = account.held.saturating_sub(amount);
@@ -203,7 +203,7 @@ impl Accounts {
     }
 
     /// Grants waiters what is free, in rotation. Returns them.
-    fn grant(&mut self, limits: Limits) -> Vec<(Client, Waiter)> {
+    fn grant(&mut self, limits: ShareLimits) -> Vec<(Client, Waiter)> {
         let mut granted = Vec::new();
         while let Some(&client) = self.rotation.front() {
             let Some(account) = self.clients.get_mut(&client) else { break };
@@ -223,7 +223,7 @@ impl Accounts {
     }
 
     /// Adds a client to the rotation or removes it, as its account requires, and removes an empty account.
-    fn update(&mut self, limits: Limits, client: Client) {
+    fn update(&mut self, limits: ShareLimits, client: Client) {
         let Some(account) = self.clients.get_mut(&client) else { return };
         let first = account.waiting.front();
         let is_in_rotation =
@@ -241,13 +241,13 @@ impl Accounts {
 }
 
 /// Removes a waiter from the queue when its future is dropped.
-struct Waiting<'s> {
+struct QueuedWaiter<'s> {
     shares: &'s Arc<Shares>,
     client: Client,
     id: u64,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedWaiter<'_> {
     fn drop(&mut self) {
         self.shares.leave(self.client, self.id);
     }

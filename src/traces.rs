@@ -94,7 +94,7 @@ impl Traces {
             .build();
         exporter.set_resource(&resource);
         let (queue, queued) = mpsc::channel(QUEUE);
-        let processor = Queue { queue: Mutex::new(Some(queue)), metrics: Arc::clone(metrics) };
+        let processor = SpanQueue { queue: Mutex::new(Some(queue)), metrics: Arc::clone(metrics) };
         let provider = SdkTracerProvider::builder()
             .with_resource(resource)
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample))))
@@ -259,19 +259,19 @@ impl UpstreamStep {
 }
 
 /// Takes the spans that end.
-struct Queue {
+struct SpanQueue {
     /// `None` once nothing more is sent.
     queue: Mutex<Option<mpsc::Sender<SpanData>>>,
     metrics: Arc<Metrics>,
 }
 
-impl fmt::Debug for Queue {
+impl fmt::Debug for SpanQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Queue")
+        f.write_str("SpanQueue")
     }
 }
 
-impl SpanProcessor for Queue {
+impl SpanProcessor for SpanQueue {
     fn on_start(&self, _span: &mut Span, _context: &Context) {}
 
     fn on_end(&self, span: SpanData) {

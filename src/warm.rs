@@ -263,7 +263,7 @@ async fn run_table(running: &Arc<Running>, table: &WarmTable, expanded: Expanded
         report.paths += expanded.targets.len() as u64;
         expanded.problems.into_iter().for_each(|problem| report.note_problem(problem));
     });
-    let pace = Arc::new(Pace::new(table.rate));
+    let rate = Arc::new(RequestRate::new(table.rate));
     let mut under_way = JoinSet::new();
     for warm in expanded.targets {
         if under_way.len() >= table.concurrency {
@@ -273,10 +273,10 @@ async fn run_table(running: &Arc<Running>, table: &WarmTable, expanded: Expanded
         if running.tasks.is_closed() {
             return;
         }
-        let (running, pace) = (Arc::clone(running), Arc::clone(&pace));
+        let (running, rate) = (Arc::clone(running), Arc::clone(&rate));
         under_way.spawn(async move {
             let path = warm.target.path.clone();
-            let warmed = proxy::warm::warm(&running, warm.target, warm.headers, pace.turn()).await;
+            let warmed = proxy::warm::warm(&running, warm.target, warm.headers, rate.wait()).await;
             running.metrics.warmed(warmed.word());
             running.warming.update(|report| report.count(&warmed, &path));
         });
@@ -285,19 +285,19 @@ async fn run_table(running: &Arc<Running>, table: &WarmTable, expanded: Expanded
 }
 
 /// Spaces requests out (`rate`).
-struct Pace {
+struct RequestRate {
     step: Option<Duration>,
     next: Mutex<Instant>,
 }
 
-impl Pace {
-    fn new(rate: Option<u64>) -> Pace {
+impl RequestRate {
+    fn new(rate: Option<u64>) -> RequestRate {
         let step = rate.map(|rate| Duration::from_secs_f64(1.0 / rate.max(1) as f64));
-        Pace { step, next: Mutex::new(Instant::now()) }
+        RequestRate { step, next: Mutex::new(Instant::now()) }
     }
 
     /// Waits until the next request may be sent. Lost time is not caught up on.
-    async fn turn(&self) {
+    async fn wait(&self) {
         let Some(step) = self.step else { return };
         let at = {
             let mut next = self.next.lock().await;
@@ -340,18 +340,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_are_spaced_out_and_lost_time_is_not_caught_up_on() {
-        let (pace, begun) = (Pace::new(Some(10)), Instant::now());
+        let (rate, begun) = (RequestRate::new(Some(10)), Instant::now());
         for _ in 0..5 {
-            pace.turn().await;
+            rate.wait().await;
         }
         assert_eq!(begun.elapsed().as_millis(), 400);
         tokio::time::sleep(Duration::from_secs(9)).await;
         let begun = Instant::now();
-        pace.turn().await;
-        pace.turn().await;
+        rate.wait().await;
+        rate.wait().await;
         assert_eq!(begun.elapsed().as_millis(), 100);
-        let (unpaced, begun) = (Pace::new(None), Instant::now());
-        unpaced.turn().await;
+        let (unlimited, begun) = (RequestRate::new(None), Instant::now());
+        unlimited.wait().await;
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

@@ -58,7 +58,7 @@ pub struct Site {
 
 /// What upstream answers to a GET of one path. To everything else it answers with the method and the target.
 #[derive(Debug, Clone)]
-pub struct Said {
+pub struct ScriptedResponse {
     pub path: String,
     pub bytes: Vec<u8>,
     /// So many of them are sent first, and the rest a little later.
@@ -67,7 +67,7 @@ pub struct Said {
     pub open_for: Option<Duration>,
 }
 
-type Script = Mutex<Option<Said>>;
+type Script = Mutex<Option<ScriptedResponse>>;
 
 impl Site {
     pub fn start() -> Site {
@@ -95,8 +95,8 @@ impl Site {
         (self.larder, self._end) = start_larder(&self.runtime, self.upstream);
     }
 
-    pub fn script(&self, said: Option<Said>) {
-        *self.script.lock().unwrap_or_else(PoisonError::into_inner) = said;
+    pub fn script(&self, response: Option<ScriptedResponse>) {
+        *self.script.lock().unwrap_or_else(PoisonError::into_inner) = response;
     }
 
     pub fn client(&self) -> Client {
@@ -153,10 +153,10 @@ async fn answer_all(mut stream: tokio::net::TcpStream, script: Arc<Script>) {
                 }
             }
         };
-        let said = script.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let said = said.filter(|said| request.method == "GET" && request.target == said.path);
-        let (bytes, first, open_for) = match said {
-            Some(said) => (said.bytes, said.first, said.open_for),
+        let response = script.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let response = response.filter(|response| request.method == "GET" && request.target == response.path);
+        let (bytes, first, open_for) = match response {
+            Some(response) => (response.bytes, response.first, response.open_for),
             None => (answer(&request), 0, None),
         };
         let (begin, rest) = bytes.split_at(first.min(bytes.len()));

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use larder_fuzz::message::{self, Response};
-use larder_fuzz::site::{Client, Said, Site};
+use larder_fuzz::site::{Client, ScriptedResponse, Site};
 use libfuzzer_sys::fuzz_target;
 
 /// After so many inputs there is a new Larder: an upstream that has sent what belongs to no response is not trusted for ten
@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
     // Bytes behind a response that come while the next request is under way cannot be told from the answer to it.
     let first = usize::from(flags & 0x3f).min(bytes.len());
     let first = if message::from_upstream(&bytes[..first]).is_some() { 0 } else { first };
-    site.script(Some(Said { path: path.clone(), bytes: bytes.to_vec(), first, open_for }));
+    site.script(Some(ScriptedResponse { path: path.clone(), bytes: bytes.to_vec(), first, open_for }));
     let mut client = site.client();
     let one = client.get(&path);
     site.script(None);
@@ -67,8 +67,8 @@ fn is_good(response: &Response, path: &str) -> bool {
     response.status == 200 && response.body == format!("GET {path}\n").as_bytes()
 }
 
-fn is_same(response: &Response, said: &Response) -> bool {
-    response.status == said.status && response.body == said.body
+fn is_same(response: &Response, other: &Response) -> bool {
+    response.status == other.status && response.body == other.body
 }
 
 /// A body that ends with its connection is whole if that is closed in order (RFC 9112 §8).

@@ -123,7 +123,7 @@ fn store_users(running: &Running, count: u32) {
             content: Content::Response(entry::Response {
                 status: StatusCode::OK,
                 headers: http::HeaderMap::new().into(),
-                said: None,
+                original_fields: None,
                 body: Bytes::new(),
                 freshness,
                 for_credentials: false,

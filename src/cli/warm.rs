@@ -32,7 +32,7 @@ async fn ask(arguments: &WarmArguments, client: &AdminClient) -> Result<u8, Stri
         output::show(arguments.json, &begun, |begun| text(&begun["message"]));
         return Ok(0);
     }
-    let mut progress = Progress::new();
+    let mut progress = WarmProgress::new();
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
         let state = client.get("/cache/warm").await?;
@@ -81,7 +81,7 @@ fn finish(report: &Value, is_json: bool) -> u8 {
 }
 
 /// Shows how far a run is.
-struct Progress {
+struct WarmProgress {
     /// `None` where there is no terminal.
     bar: Option<ProgressBar>,
     polls: u32,
@@ -89,15 +89,15 @@ struct Progress {
     lost: u32,
 }
 
-impl Progress {
-    fn new() -> Progress {
+impl WarmProgress {
+    fn new() -> WarmProgress {
         let bar = std::io::stdout().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}");
             let bar = ProgressBar::new(0);
             style.into_iter().for_each(|style| bar.set_style(style));
             bar
         });
-        Progress { bar, polls: 0, lost: 0 }
+        WarmProgress { bar, polls: 0, lost: 0 }
     }
 
     fn show(&mut self, report: &Value) {

@@ -18,10 +18,10 @@ const QUEUE: usize = 64 << 10;
 
 /// The interim responses that a connection has yet to write.
 #[derive(Debug, Default)]
-pub struct InterimQueue(Mutex<State>);
+pub struct InterimQueue(Mutex<InterimState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct InterimState {
     /// Number of the current request on the connection.
     request: u64,
     /// Whether the current request waits for its final response.
@@ -115,7 +115,7 @@ impl InterimQueue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, InterimState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

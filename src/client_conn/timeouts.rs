@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ClientConn;
-use crate::hooked_stream::{Output, StreamHooks};
+use crate::hooked_stream::{StreamHooks, WriteBytes};
 
 /// The first bytes of every HTTP/2 connection (RFC 9113 §3.4) and of no other.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -24,7 +24,7 @@ pub(crate) struct ClientTimeouts {
     write: Duration,
     /// Runs while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,
-    opening: Option<Opening>,
+    opening: Option<ProtocolDetection>,
     heads: Option<HeadTimeout>,
     http2: Http2,
 }
@@ -69,13 +69,13 @@ enum Http2 {
 type Start = Box<dyn FnOnce() -> AbortOnDropHandle<()> + Send>;
 
 /// The beginning of a connection, while it may be HTTP/1 or HTTP/2.
-struct Opening {
+struct ProtocolDetection {
     /// Bytes of the preface seen so far.
     seen: usize,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Opening {
+impl ProtocolDetection {
     /// Whether all of the preface has come.
     fn is_http2(&self) -> bool {
         self.seen >= PREFACE.len()
@@ -97,7 +97,7 @@ impl Opening {
 impl ClientTimeouts {
     /// `write`: longest time without progress of a write. `opening`: longest time until the protocol is known.
     pub(crate) fn new(write: Duration, opening: Duration) -> ClientTimeouts {
-        let opening = Some(Opening { seen: 0, deadline: Box::pin(tokio::time::sleep(opening)) });
+        let opening = Some(ProtocolDetection { seen: 0, deadline: Box::pin(tokio::time::sleep(opening)) });
         ClientTimeouts { write, deadline: None, opening, heads: None, http2: Http2::None }
     }
 
@@ -169,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for ClientTimeouts {
         read
     }
 
-    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: WriteBytes<'_>) -> Poll<io::Result<usize>> {
         let written = output.write_to(stream, cx);
         self.in_time(cx, written)
     }

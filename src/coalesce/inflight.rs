@@ -81,7 +81,7 @@ pub struct Head {
     /// Some fields are meant for Larder, and are removed on the way to clients.
     pub consumed: bool,
     /// Upstream's values of the fields that clients get with other values (`client_cache_control`).
-    pub said: Option<Box<HeaderMap>>,
+    pub original_fields: Option<Box<HeaderMap>>,
     /// Read before the fetch.
     pub stamp: Option<Stamp>,
     /// Tags of the groups that the response names. Followers did not know them when they looked up.
@@ -422,7 +422,7 @@ mod tests {
         let is_abandoned = async || tokio::time::timeout(POLL_INTERVAL * 10, permit.abandoned()).await.is_ok();
         assert!(!is_abandoned().await);
         drop(leader);
-        assert!(!is_abandoned().await, "one has boarded, and does not wait yet");
+        assert!(!is_abandoned().await, "a follower has joined, and does not wait yet");
         let waiting = tokio::spawn(async move { joined.outcome().await });
         assert!(!is_abandoned().await);
         waiting.abort();

@@ -22,7 +22,7 @@ use crate::entry;
 #[derive(Debug)]
 pub struct Stream {
     /// Guards the bytes, readers and their wakers.
-    state: Mutex<State>,
+    state: Mutex<StreamState>,
     /// A reader moved on or left.
     moved: Notify,
     /// The last reader left.
@@ -40,7 +40,7 @@ impl Drop for Stream {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct StreamState {
     /// Each with where it begins in the body.
     pieces: VecDeque<(u64, Bytes)>,
     /// Small chunks behind `pieces`.
@@ -64,12 +64,12 @@ struct State {
     stored: Option<Arc<StoredBody>>,
     /// It will not be stored, and has no new readers.
     passing: bool,
-    readers: HashMap<u64, Place>,
+    readers: HashMap<u64, ReaderState>,
     next_reader: u64,
 }
 
 #[derive(Debug, Default)]
-struct Place {
+struct ReaderState {
     /// Bytes of the body before the next one.
     next: u64,
     waker: Option<Waker>,
@@ -92,21 +92,21 @@ impl Stream {
         if !length.is_none_or(|length| bodies.budget.reserve(length)) {
             return None;
         }
-        let state = State { counted: length.unwrap_or(0), ..State::default() };
+        let state = StreamState { counted: length.unwrap_or(0), ..StreamState::default() };
         let (state, bodies) = (Mutex::new(state), Arc::clone(bodies));
         Some(Arc::new(Stream { state, moved: Notify::new(), abandoned: Notify::new(), length, bodies }))
     }
 
     /// A reader from the start; `None` if the start was dropped.
-    pub fn reader(self: &Arc<Stream>) -> Option<Reader> {
+    pub fn reader(self: &Arc<Stream>) -> Option<StreamReader> {
         let mut state = self.lock();
         if state.passing {
             return None;
         }
         let id = state.next_reader;
         state.next_reader += 1;
-        state.readers.insert(id, Place::default());
-        Some(Reader { stream: Arc::clone(self), id })
+        state.readers.insert(id, ReaderState::default());
+        Some(StreamReader { stream: Arc::clone(self), id })
     }
 
     /// Adds a chunk. False if the budget has no room: the chunk is added, but the body must not be stored. Readers may be woken only
@@ -239,7 +239,7 @@ impl Stream {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, StreamState> {
         // No code that runs under the lock can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -265,7 +265,7 @@ impl HeldBody for Stream {
     }
 }
 
-impl State {
+impl StreamState {
     fn wake_all(&mut self) {
         self.unshown = 0;
         self.readers.values_mut().filter_map(|place| place.waker.take()).for_each(Waker::wake);
@@ -366,7 +366,7 @@ impl State {
         self.drop_taken(budget);
     }
 
-    fn cut(&mut self, whom: impl Fn(&Place) -> bool) {
+    fn cut(&mut self, whom: impl Fn(&ReaderState) -> bool) {
         for place in self.readers.values_mut().filter(|place| whom(place)) {
             place.cut = true;
             place.next = u64::MAX;
@@ -379,12 +379,12 @@ impl State {
 
 /// One reader of a [`Stream`].
 #[derive(Debug)]
-pub struct Reader {
+pub struct StreamReader {
     stream: Arc<Stream>,
     id: u64,
 }
 
-impl Body for Reader {
+impl Body for StreamReader {
     type Data = Bytes;
     type Error = Broken;
 
@@ -425,7 +425,7 @@ impl Body for Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for StreamReader {
     fn drop(&mut self) {
         let mut state = self.stream.lock();
         state.readers.remove(&self.id);
@@ -536,7 +536,7 @@ mod tests {
         assert_eq!(all(last.0).await.unwrap().len(), 3 * PIECE, "one alone has room");
     }
 
-    async fn all(reader: Reader) -> Result<Bytes, Broken> {
+    async fn all(reader: StreamReader) -> Result<Bytes, Broken> {
         reader.collect().await.map(http_body_util::Collected::to_bytes)
     }
 

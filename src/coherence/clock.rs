@@ -35,7 +35,7 @@ impl SharedClock {
     /// Takes in `server`, Redis's time in microseconds after 1970, from the reply to a request that was sent at `sent`; the reply came at
     /// `received`, both by this machine's clock. The difference stays as it is unless the reply contradicts it: how long each way
     /// took is unknown, and times must not waver.
-    pub fn hear(&self, sent: SystemTime, received: SystemTime, server: u64) {
+    pub fn observe(&self, sent: SystemTime, received: SystemTime, server: u64) {
         let since_1970 =
             |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|it| it.as_micros());
         let (Some(sent), Some(received)) = (since_1970(sent), since_1970(received)) else { return };
@@ -76,7 +76,7 @@ mod tests {
             (9_000_000, 8_000_000, 9_000_000, -3_600_000_000),
             (0, 10, u64::MAX, i64::MAX),
         ] {
-            clock.hear(at(sent), at(received), server);
+            clock.observe(at(sent), at(received), server);
             assert_eq!(clock.ahead(), ahead, "{server}");
             let _ = clock.now();
         }
@@ -86,7 +86,7 @@ mod tests {
     fn a_clock_that_is_more_than_a_second_off_is_reported() {
         for (server, is_off) in [(10_000_000, false), (11_000_000, false), (11_000_001, true), (8_999_999, true)] {
             let clock = SharedClock::default();
-            clock.hear(at(10_000_000), at(10_000_000), server);
+            clock.observe(at(10_000_000), at(10_000_000), server);
             assert_eq!(clock.is_off(), is_off, "{server}");
         }
     }

@@ -23,7 +23,7 @@ pub mod undelivered;
 /// All pending invalidations of this process. The cache owns it.
 #[derive(Debug)]
 pub struct PendingInvalidations {
-    state: Mutex<State>,
+    state: Mutex<PendingState>,
     /// For readers without a lock: whether any are undelivered.
     has_undelivered: AtomicBool,
     /// Something was added to the undelivered ones.
@@ -37,7 +37,7 @@ pub struct PendingInvalidations {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PendingState {
     undelivered: undelivered::Undelivered,
     delayed: delayed::Delayed,
     unanswered: unanswered::Unanswered,
@@ -57,7 +57,7 @@ impl Default for PendingInvalidations {
 }
 
 impl PendingInvalidations {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PendingState> {
         // A panic while it was held leaves it usable: every change is a single call, and at worst a count is too high.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

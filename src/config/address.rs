@@ -207,7 +207,7 @@ pub fn secret(text: &str) -> Result<(), InvalidValue> {
 mod tests {
     use super::*;
 
-    fn said<T>(result: Result<T, InvalidValue>) -> String {
+    fn message<T>(result: Result<T, InvalidValue>) -> String {
         result.map_or_else(|wrong| format!("{} | {}", wrong.message, wrong.remedy), |_| "ok".to_owned())
     }
 
@@ -226,7 +226,7 @@ mod tests {
             ("example.com:80", "like \"127.0.0.1:80\""),
         ];
         for (text, expected) in rows {
-            assert!(said(listen(text)).contains(expected), "{text}: {}", said(listen(text)));
+            assert!(message(listen(text)).contains(expected), "{text}: {}", message(listen(text)));
         }
     }
 
@@ -250,14 +250,14 @@ mod tests {
             ("http:///x", "is not a URL"),
         ];
         for (text, expected) in rows {
-            assert!(said(upstream(text)).contains(expected), "{text}: {}", said(upstream(text)));
+            assert!(message(upstream(text)).contains(expected), "{text}: {}", message(upstream(text)));
         }
     }
 
     #[test]
     fn hosts_namespaces_and_tokens_are_checked() {
-        assert_eq!(said(host("api.example.com:8443")), "ok");
-        assert!(said(host("a b")).contains("is not a host") && host("u@h").is_err() && host("h/x").is_err());
+        assert_eq!(message(host("api.example.com:8443")), "ok");
+        assert!(message(host("a b")).contains("is not a host") && host("u@h").is_err() && host("h/x").is_err());
         assert!(
             namespace("hita_1.2-x").is_ok() && namespace("a:b").is_err() && namespace(&"x".repeat(65)).is_err()
         );

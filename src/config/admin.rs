@@ -167,8 +167,8 @@ mod tests {
             ("hosts = ['larder.example:9090']", "without scheme"),
         ];
         for (tokens, expected) in rows {
-            let said = read(tokens).unwrap_err();
-            assert!(said.contains(expected), "{tokens}: {said}");
+            let message = read(tokens).unwrap_err();
+            assert!(message.contains(expected), "{tokens}: {message}");
         }
     }
 

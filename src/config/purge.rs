@@ -57,8 +57,8 @@ mod tests {
             ("[purge]\ntokens = true", "there are no tokens"),
             ("[purge]\nfrom = ['example']", "'example'"),
         ] {
-            let said = read(text).unwrap_err();
-            assert!(said.contains(expected) || expected.starts_with('\''), "{text}: {said}");
+            let message = read(text).unwrap_err();
+            assert!(message.contains(expected) || expected.starts_with('\''), "{text}: {message}");
         }
     }
 }

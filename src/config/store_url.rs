@@ -277,7 +277,7 @@ mod tests {
 
     use super::*;
 
-    fn said(text: &str) -> String {
+    fn message(text: &str) -> String {
         StoreUrl::read(text)
             .map_or_else(|wrong| format!("{} | {}", wrong.message, wrong.remedy), |_| "ok".to_owned())
     }
@@ -329,8 +329,8 @@ mod tests {
             ("rediss://h/0#sloppy", "only #insecure"),
         ];
         for (text, expected) in rows {
-            let said = said(text);
-            assert!(said.contains(expected) && !said.contains("s3"), "{text}: {said}");
+            let message = message(text);
+            assert!(message.contains(expected) && !message.contains("s3"), "{text}: {message}");
         }
     }
 

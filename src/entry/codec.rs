@@ -107,13 +107,13 @@ impl Preface {
 /// Whether a stored response or a vary index follows, and what of it has a fixed shape.
 #[derive(Serialize, Deserialize)]
 enum Kind {
-    /// Followed by the fields, and by the fields as upstream sent them if `has_said`.
+    /// Followed by the fields, and by the fields as upstream sent them if `has_original_fields`.
     Response {
         status: u16,
         freshness: Freshness,
         for_credentials: bool,
         consumed: bool,
-        has_said: bool,
+        has_original_fields: bool,
         /// Bytes of the body, not compressed. A truncated value must not become a truncated response.
         body_length: usize,
         /// The body is compressed with zstd.
@@ -162,12 +162,12 @@ impl Entry {
                     freshness: Freshness { request_time, response_time, ..response.freshness },
                     for_credentials: response.for_credentials,
                     consumed: response.consumed,
-                    has_said: response.said.is_some(),
+                    has_original_fields: response.original_fields.is_some(),
                     body_length: whole.len(),
                     is_compressed: short.is_some(),
                 });
                 out.put_fields(&response.headers);
-                response.said.iter().for_each(|said| out.put_fields(said));
+                response.original_fields.iter().for_each(|fields| out.put_fields(fields));
             }
         }
         let head_length = (out.0.len() - HEAD_AT) as u32;
@@ -204,7 +204,7 @@ impl Entry {
                 freshness,
                 for_credentials,
                 consumed,
-                has_said,
+                has_original_fields,
                 body_length,
                 is_compressed,
             } => {
@@ -217,8 +217,10 @@ impl Entry {
                 let body = body.ok_or(DecodeFault::Garbled)?;
                 let status = StatusCode::from_u16(status).map_err(|_| DecodeFault::Garbled)?;
                 let headers = head.fields(&bytes)?;
-                let said = if has_said { Some(Box::new(head.fields(&bytes)?)) } else { None };
-                let response = Response { status, headers, said, body, freshness, for_credentials, consumed };
+                let original_fields =
+                    if has_original_fields { Some(Box::new(head.fields(&bytes)?)) } else { None };
+                let response =
+                    Response { status, headers, original_fields, body, freshness, for_credentials, consumed };
                 // Its field values would keep the compressed body in memory beside the other.
                 Content::Response(if is_compressed { response.compact() } else { response })
             }
@@ -361,7 +363,7 @@ mod tests {
             tags: vec![Tag::root(), Tag::uri("/")].into(),
             content: Content::Response(Response {
                 status: StatusCode::OK,
-                said: Some(Box::new(headers.clone().into())),
+                original_fields: Some(Box::new(headers.clone().into())),
                 headers: headers.into(),
                 body: body.into(),
                 freshness: Freshness {
@@ -398,7 +400,7 @@ mod tests {
     fn more_fields_than_a_map_can_hold_are_refused() {
         let mut stored = entry(HeaderMap::new(), Vec::new());
         let Content::Response(response) = &mut stored.content else { unreachable!() };
-        response.said = None;
+        response.original_fields = None;
         let mut out = Writer(stored.write(None));
         // The count of the fields is the last byte of the head.
         out.0.pop();

@@ -67,9 +67,9 @@ pub fn tell(
     let is_good = audience != Audience::OneCaller && (status.is_success() || status.is_redirection());
     let cdn =
         cdn.filter(|_| is_good && !is_private && is_for_every_cache(&targeted::effective(response).directives));
-    let mut said = HeaderMap::new();
+    let mut original = HeaderMap::new();
     for name in &TOLD {
-        said.extend(response.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        original.extend(response.get_all(name).iter().map(|value| (name.clone(), value.clone())));
     }
     let value = match told {
         ClientCacheControl::Pass => None,
@@ -93,7 +93,7 @@ pub fn tell(
         let told = cache_control::for_private_caches(response);
         response.insert(CACHE_CONTROL, told);
     }
-    Some(said)
+    Some(original)
 }
 
 /// Whether these directives neither forbid storing a response nor demand that it be validated before each use, nor limit it to
@@ -119,11 +119,11 @@ pub fn has_validator(response: &HeaderMap) -> bool {
 }
 
 /// The fields as upstream sent them.
-pub fn restored(response: &HeaderMap, said: &HeaderMap) -> HeaderMap {
+pub fn restored(response: &HeaderMap, original: &HeaderMap) -> HeaderMap {
     let mut fields = response.clone();
     for name in &TOLD {
         fields.remove(name);
-        for value in said.get_all(name) {
+        for value in original.get_all(name) {
             fields.append(name, value.clone());
         }
     }
@@ -170,11 +170,11 @@ mod tests {
             let all = [&lines[..], &[("expires", "0"), ("cdn-cache-control", "max-age=9"), ("age", "3")]].concat();
             let upstream = fields(&all);
             let mut told = upstream.clone();
-            let said =
+            let original =
                 tell(&mut told, StatusCode::OK, &ClientCacheControl::NoCache, None, Audience::Everyone).unwrap();
             assert_eq!(told, fields(&[("age", "3"), ("cache-control", expected)]), "{lines:?}");
             identify(&mut told, b"body");
-            assert_eq!(restored(&told, &said), upstream, "{lines:?}");
+            assert_eq!(restored(&told, &original), upstream, "{lines:?}");
         }
     }
 
@@ -183,10 +183,10 @@ mod tests {
         let upstream = fields(lines);
         let mut response = upstream.clone();
         let cdn = cdn.map(|cdn| HeaderValue::from_str(cdn).unwrap());
-        let said =
+        let original =
             tell(&mut response, StatusCode::from_u16(status).unwrap(), control, cdn.as_ref(), Audience::Everyone);
-        if let Some(said) = said {
-            assert_eq!(restored(&response, &said), upstream);
+        if let Some(original) = original {
+            assert_eq!(restored(&response, &original), upstream);
         }
         [CACHE_CONTROL, CDN_CACHE_CONTROL]
             .map(|name| response.get(name).map_or("-".to_owned(), |value| value.to_str().unwrap().to_owned()))
@@ -254,9 +254,9 @@ mod tests {
             let upstream =
                 fields(&[&lines[..], &[("cdn-cache-control", "max-age=9"), ("etag", "\"1\"")]].concat());
             let mut sent = upstream.clone();
-            let said = tell(&mut sent, StatusCode::OK, &told, None, Audience::Authorized).unwrap();
+            let original = tell(&mut sent, StatusCode::OK, &told, None, Audience::Authorized).unwrap();
             assert_eq!(sent, fields(&[("etag", "\"1\""), ("cache-control", expected)]), "{lines:?}");
-            assert_eq!(restored(&sent, &said), upstream, "{lines:?}");
+            assert_eq!(restored(&sent, &original), upstream, "{lines:?}");
         }
         let none = tell(&mut fields(&[]), StatusCode::OK, &ClientCacheControl::Pass, None, Audience::Everyone);
         assert_eq!(none, None);

@@ -25,7 +25,7 @@ impl Vary {
     }
 
     /// Parses the `Vary` lines alone, of a message without content.
-    pub fn said(headers: &HeaderMap) -> Vary {
+    pub fn of_lines(headers: &HeaderMap) -> Vary {
         Vary::of(headers, None)
     }
 

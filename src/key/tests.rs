@@ -52,8 +52,8 @@ fn claims_of_a_trusted_proxy_are_keyed_only_if_forwarded() {
     headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
     headers.insert("forwarded", HeaderValue::from_static("for=192.0.2.1;host=a;proto=https"));
     let behind = cache_key.behind(ForwardedPolicy::Append, &headers).text;
-    let said = "front front-end-https: on\nfront x-forwarded-proto: https\nfront forwarded: host=a;proto=https";
-    assert!(behind.ends_with(said), "{behind}");
+    let lines = "front front-end-https: on\nfront x-forwarded-proto: https\nfront forwarded: host=a;proto=https";
+    assert!(behind.ends_with(lines), "{behind}");
 }
 
 #[test]

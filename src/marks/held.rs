@@ -63,9 +63,9 @@ pub(super) struct HeldMarks {
     keys: RandomState,
 }
 
-struct Shard(Mutex<Places>);
+struct Shard(Mutex<ShardMarks>);
 
-struct Places {
+struct ShardMarks {
     held: HashTable<Arc<Mark>>,
     slots: Box<[Sequence]>,
 }
@@ -75,7 +75,7 @@ impl HeldMarks {
     pub fn new(slots: usize) -> HeldMarks {
         let slots = slots.clamp(1, 1 << 30).next_power_of_two();
         let shards = SHARDS.min(slots);
-        let places = || Places { held: HashTable::new(), slots: vec![0; slots / shards].into() };
+        let places = || ShardMarks { held: HashTable::new(), slots: vec![0; slots / shards].into() };
         let shards = (0..shards).map(|_| Arc::new(Shard(Mutex::new(places())))).collect();
         HeldMarks { shards, keys: RandomState::new() }
     }
@@ -183,7 +183,7 @@ impl HeldMarks {
 }
 
 impl Shard {
-    fn lock(&self) -> MutexGuard<'_, Places> {
+    fn lock(&self) -> MutexGuard<'_, ShardMarks> {
         // No code panics between two changes that belong together.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,7 +205,7 @@ impl Shard {
     }
 }
 
-impl Places {
+impl ShardMarks {
     /// The mark of a tag with this hash, if it is held.
     fn held(&self, hash: u64, tag: &Tag) -> Option<&Arc<Mark>> {
         self.held.find(hash, |mark| mark.tag == *tag)

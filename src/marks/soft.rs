@@ -33,7 +33,7 @@ pub(super) struct Pair {
 
 /// What a reader sees in a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum SoftMark {
     Nothing,
     Changing,
     Mark(Sequence, u64),
@@ -52,9 +52,9 @@ pub(super) struct Looked {
 pub(super) fn look<'p>(pairs: impl Iterator<Item = &'p Pair>, now: impl Fn() -> u64) -> Looked {
     let now = LazyCell::new(now);
     pairs.map(Pair::see).fold(Looked::default(), |looked, seen| match seen {
-        Seen::Nothing => looked,
-        Seen::Changing => Looked { over: Sequence::MAX, ..looked },
-        Seen::Mark(sequence, end) => looked.with(sequence, Duration::from_nanos(end.saturating_sub(*now))),
+        SoftMark::Nothing => looked,
+        SoftMark::Changing => Looked { over: Sequence::MAX, ..looked },
+        SoftMark::Mark(sequence, end) => looked.with(sequence, Duration::from_nanos(end.saturating_sub(*now))),
     })
 }
 
@@ -85,14 +85,14 @@ impl Pair {
         self.sequence.load(SeqCst)
     }
 
-    fn see(&self) -> Seen {
+    fn see(&self) -> SoftMark {
         let first = self.sequence.load(SeqCst);
         let end = self.end.load(SeqCst);
         match (first, self.sequence.load(SeqCst)) {
-            (CHANGING, _) | (_, CHANGING) => Seen::Changing,
-            (first, second) if first != second => Seen::Changing,
-            (0, _) => Seen::Nothing,
-            _ => Seen::Mark(first, end),
+            (CHANGING, _) | (_, CHANGING) => SoftMark::Changing,
+            (first, second) if first != second => SoftMark::Changing,
+            (0, _) => SoftMark::Nothing,
+            _ => SoftMark::Mark(first, end),
         }
     }
 }

@@ -203,7 +203,7 @@ fn redis_may_confirm_that_a_mark_was_raised_by_other_tags() {
     marks.confirm(&held, &MarksView::hard(at(99), 50));
     assert_eq!(newest(), 100, "the store did not know all");
     marks.confirm(&held, &MarksView::hard(at(100), 50).soft(70, Duration::from_secs(1)));
-    assert_eq!(newest(), 70, "what is softened is not current");
+    assert_eq!(newest(), 70, "what is soft-invalidated is not current");
     marks.confirm(&held, &MarksView::hard(at(100), 50));
     assert_eq!(newest(), 50);
     assert_eq!(view_of(&marks, &Tag::family("b")).newest, 100, "of other tags it says nothing");

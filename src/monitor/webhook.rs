@@ -57,7 +57,8 @@ impl Webhook {
             Some(value)
         });
         let (queue, queued) = mpsc::channel(QUEUE);
-        let sender = Sender { client: Client::builder(TokioExecutor::new()).build(connector), url, authorization };
+        let sender =
+            WebhookSender { client: Client::builder(TokioExecutor::new()).build(connector), url, authorization };
         Some(Webhook { queue, _task: AbortOnDropHandle::new(tokio::spawn(sender.send_all(queued))) })
     }
 
@@ -73,13 +74,13 @@ impl Webhook {
     }
 }
 
-struct Sender {
+struct WebhookSender {
     client: HttpClient,
     url: Uri,
     authorization: Option<HeaderValue>,
 }
 
-impl Sender {
+impl WebhookSender {
     async fn send_all(self, mut queued: mpsc::Receiver<Bytes>) {
         while let Some(message) = queued.recv().await {
             let mut attempts = 0;

@@ -13,7 +13,7 @@ use super::recording::Recording;
 use super::slice::Slice;
 use super::stall;
 use crate::coalesce::stored_body::{StoredBodies, StoredBodyReader};
-use crate::coalesce::stream::Reader;
+use crate::coalesce::stream::StreamReader;
 use crate::upstream::ResponseBody;
 
 /// The body of a response: from the cache, from upstream, or shared with others while it is fetched.
@@ -27,9 +27,9 @@ pub enum Body {
     /// A stored body, or a part of it, that the budget may take away.
     Stored(StoredBodyReader),
     Upstream(ResponseBody),
-    Shared(Reader),
+    Shared(StreamReader),
     /// A part of a body that is being fetched.
-    Part(Slice<Reader>),
+    Part(Slice<StreamReader>),
     /// From upstream, and buffered to be stored. In a box, so that other bodies are smaller.
     Recorded(Box<Recording>),
     /// Counted for the access log.

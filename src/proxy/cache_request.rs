@@ -120,13 +120,14 @@ impl CacheRequest {
         let target = Target { query: None, ..self.client_request.target.clone() }.at(&authorize.path);
         let mut headers = HeaderMap::clone(credentials);
         // What a proxy in front says of the client, which is part of the key where it counts.
-        let is_told = |name: &HeaderName| claims::is_keyed(name) || *name == FORWARDED || *name == X_FORWARDED_FOR;
-        let told = self
+        let is_claim =
+            |name: &HeaderName| claims::is_keyed(name) || *name == FORWARDED || *name == X_FORWARDED_FOR;
+        let claims = self
             .client_request
             .headers
             .iter()
-            .filter(|(name, _)| is_told(name) && !credentials.contains_key(*name));
-        told.for_each(|(name, value)| {
+            .filter(|(name, _)| is_claim(name) && !credentials.contains_key(*name));
+        claims.for_each(|(name, value)| {
             headers.append(name, value.clone());
         });
         let http = ClientRequest::without_connection(
@@ -325,7 +326,8 @@ impl CacheRequest {
 
     /// The tags of a verdict by which writes of its caller invalidate it.
     fn tags_of_caller(&self) -> Vec<Tag> {
-        let verdicts = self.family().filter(|(family, _)| family.is_of_verdicts() && family.told_by_caller);
+        let verdicts =
+            self.family().filter(|(family, _)| family.is_of_verdicts() && family.is_invalidated_by_caller);
         let (Some((verdicts, _)), Some(credentials)) = (verdicts, &self.credentials) else { return Vec::new() };
         let digests = key::credentials(credentials, self.live.redaction.secret.as_ref());
         verdicts.tags_of_callers(&digests.unwrap_or_default())

@@ -1,6 +1,7 @@
 //! Reads with content: QUERY (RFC 10008), a POST that a family reads by, and GET and HEAD whose content is not known to be empty.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
@@ -24,7 +25,7 @@ pub(super) async fn query(
     http: ClientRequest,
     body: Incoming,
 ) -> Answered {
-    if let Some(reason) = bypass(&live, &http) {
+    if let Some(reason) = bypass(&live, &http, Instant::now()) {
         return pass(running, &http, http.content(body), reason.fwd(), reason.label()).await;
     }
     let (mut body, most) = (http.content(body), running.config.server.max_query_body);
@@ -53,7 +54,7 @@ pub(super) async fn post(
     if !is_read(body.at_hand().filter(|content| content.len() as u64 <= most)) {
         return write::write(running, live, http, body).await;
     }
-    if let Some(reason) = bypass(&live, &http) {
+    if let Some(reason) = bypass(&live, &http, Instant::now()) {
         return pass(running, &http, body, reason.fwd(), reason.label()).await;
     }
     if is_multipart(&http.headers) {
@@ -114,7 +115,7 @@ pub(super) async fn with_content(
     // Trailers are discarded (RFC 9110 §6.5.1).
     let body = match body.into_whole() {
         Ok(content) if content.is_empty() => {
-            return match bypass(live, &http) {
+            return match bypass(live, &http, Instant::now()) {
                 Some(reason) => pass(running, &http, RequestBody::Empty, reason.fwd(), reason.label()).await,
                 None => read::answer(running, Box::new(CacheRequest::new(Arc::clone(live), http, None))).await,
             };

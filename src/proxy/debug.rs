@@ -36,15 +36,15 @@ pub(super) struct Debug {
     pub fields: HeaderMap,
 }
 
-/// What came of a request.
-pub(super) struct Told {
+/// What happened to a request, as the explanation says it.
+pub(super) struct OutcomeText {
     outcome: &'static str,
     cache_status: String,
 }
 
-impl From<&Outcome> for Told {
-    fn from(outcome: &Outcome) -> Told {
-        Told { outcome: outcome.kind.label(), cache_status: outcome.to_string() }
+impl From<&Outcome> for OutcomeText {
+    fn from(outcome: &Outcome) -> OutcomeText {
+        OutcomeText { outcome: outcome.kind.label(), cache_status: outcome.to_string() }
     }
 }
 
@@ -55,7 +55,7 @@ impl Debug {
         self: Box<Self>,
         running: &Running,
         live: &Arc<Live>,
-        told: Told,
+        outcome: OutcomeText,
         response: &mut Response<Body>,
     ) {
         let error = response.extensions_mut().remove::<UpstreamError>();
@@ -74,7 +74,7 @@ impl Debug {
         if let Some(failure) = error.and_then(|error| running.upstream.last_failure_of(error)) {
             add_failure(response, &failure);
         }
-        let explanation = self.explanation(running, live, &told, record.as_deref());
+        let explanation = self.explanation(running, live, &outcome, record.as_deref());
         if let Ok(value) = HeaderValue::try_from(bounded(explanation)) {
             response.headers_mut().insert(LARDER_DEBUG, value);
             // RFC 9111 §5.2.2.7: no shared cache may give the field to others.
@@ -101,12 +101,12 @@ impl Debug {
         &self,
         running: &Running,
         live: &Arc<Live>,
-        told: &Told,
+        outcome: &OutcomeText,
         record: Option<&InvalidationRecord>,
     ) -> Map<String, Value> {
         let mut explanation = Map::new();
-        explanation.insert("outcome".to_owned(), told.outcome.into());
-        explanation.insert("cache_status".to_owned(), told.cache_status.as_str().into());
+        explanation.insert("outcome".to_owned(), outcome.outcome.into());
+        explanation.insert("cache_status".to_owned(), outcome.cache_status.as_str().into());
         if live.rules.is_write(&self.method, &self.target) || !is_safe(&self.method) && record.is_some() {
             let receipt = record.map_or_else(|| json!({ "invalidated": "nothing" }), receipt);
             explanation.insert("receipt".to_owned(), receipt);

@@ -1,5 +1,5 @@
-//! The decision on a read: from the cache, or to upstream, and why. Pure: what the rules say of the request ([`CacheRequest`]), what
-//! the cache found ([`Lookup`]) and the time decide. [`super::read`] acts on it, [`super::explain`] prints it. The decision after a
+//! The decision on a read: from the cache, or to upstream, and why. Pure: what the rules and the bypasses in force say of the request
+//! ([`bypass`], [`CacheRequest`]), what the cache found ([`Lookup`]) and the time decide. [`super::read`] acts on it, [`super::explain`] prints it. The decision after a
 //! failed fetch ([`after_failure`]: stale-if-error) is made here as well, and [`super::fetch`] acts on it.
 
 use std::time::{Duration, Instant, SystemTime};
@@ -274,12 +274,12 @@ impl MissReason {
 }
 
 /// Why a read bypasses the cache, whatever is stored; `None` if it does not.
-pub(super) fn bypass(live: &Live, http: &ClientRequest) -> Option<MissReason> {
+pub(super) fn bypass(live: &Live, http: &ClientRequest, now: Instant) -> Option<MissReason> {
     if live.rules.is_never_cached(&http.method, &http.target.path) {
         return Some(MissReason::NeverCached);
     }
     if live.bypasses.are_any()
-        && let Some(reason) = bypass_of_family(live, http)
+        && let Some(reason) = bypass_of_family(live, http, now)
     {
         return Some(reason);
     }
@@ -295,11 +295,10 @@ pub(super) fn bypass(live: &Live, http: &ClientRequest) -> Option<MissReason> {
 }
 
 /// Why the family of a read is forwarded for now, or that of the verdicts on its callers, or the paths of no family.
-fn bypass_of_family(live: &Live, http: &ClientRequest) -> Option<MissReason> {
+fn bypass_of_family(live: &Live, http: &ClientRequest, now: Instant) -> Option<MissReason> {
     let family = live.rules.route(&http.method, &http.target.path).map(|route| route.family);
     let verdicts = family.and_then(|family| live.rules.families().get(family.authorize.as_ref()?.verdicts));
-    let (name, now) = (family.map_or(UNCLAIMED, |family| &family.name), Instant::now());
-    let names = [Some(name), verdicts.map(|verdicts| &*verdicts.name)];
+    let names = [Some(family.map_or(UNCLAIMED, |family| &*family.name)), verdicts.map(|verdicts| &*verdicts.name)];
     let reason = names.into_iter().flatten().find_map(|name| live.bypasses.reason(name, now))?;
     Some(match reason {
         BypassReason::Operator => MissReason::Bypassed,
@@ -459,6 +458,7 @@ mod tests {
     use crate::http::target::Target;
     use crate::marks::{Epoch, MarksView, Stamp};
     use crate::metrics::Metrics;
+    use crate::upkeep::bypasses::Bypass;
 
     const RULES: &str = r#"
 [server]
@@ -503,7 +503,7 @@ revalidate = "always"
         entry::Response {
             status: StatusCode::OK,
             headers: fields(values).into(),
-            said: None,
+            original_fields: None,
             body: Bytes::new(),
             freshness,
             for_credentials: false,
@@ -599,9 +599,10 @@ revalidate = "always"
         };
         let request = CacheRequest::new(Arc::clone(&live), http, None);
         let body = Bytes::new();
-        let (said, for_credentials, consumed) = (None, false, false);
+        let (original_fields, for_credentials, consumed) = (None, false, false);
         let headers = headers.into();
-        let response = entry::Response { status, headers, said, body, freshness, for_credentials, consumed };
+        let response =
+            entry::Response { status, headers, original_fields, body, freshness, for_credentials, consumed };
         let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
         let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });
         let lookup = Lookup::of(Found::Current(entry), request.cache_key(), Some(MarksView::hard(STAMP, 0)));
@@ -711,11 +712,21 @@ revalidate = "always"
     fn what_no_family_or_several_may_claim_bypasses_the_cache() {
         let bypassed = |method, path| {
             let (live, http) = request(method, path, &[]);
-            bypass(&live, &http)
+            bypass(&live, &http, Instant::now())
         };
         assert_eq!(bypassed("QUERY", "/things"), Some(MissReason::UnclaimedQuery));
         assert_eq!(bypassed("GET", "/other/..%2Fthings"), Some(MissReason::AmbiguousPath));
         assert_eq!(bypassed("GET", "/things"), None);
+    }
+
+    #[test]
+    fn a_family_is_bypassed_until_the_time_that_the_operator_gave() {
+        let ((live, http), now) = (request("GET", "/things", &[]), Instant::now());
+        let end = now + LIFETIME;
+        let (until, by) = (SystemTime::UNIX_EPOCH, "ops".to_owned());
+        assert!(live.bypasses.begin(Bypass { family: "things".to_owned(), until, end, by }, now));
+        assert_eq!(bypass(&live, &http, now), Some(MissReason::Bypassed));
+        assert_eq!(bypass(&live, &http, end), None);
     }
 
     #[test]

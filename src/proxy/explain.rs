@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
@@ -391,11 +391,11 @@ impl<'c> Explainer<'c> {
             let mut paths = table.paths.iter().flat_map(PathPattern::expand);
             is_read || table.host == target.host && paths.any(|named| named == path)
         };
-        let said = |table: &WarmTable| {
+        let note = |table: &WarmTable| {
             let (what, when) = table.described();
             format!("[[warm]] on line {} fetches {what}: {when}", table.line)
         };
-        self.live.warm.iter().filter(names).map(said).collect()
+        self.live.warm.iter().filter(names).map(note).collect()
     }
 
     fn about_claims(&self) -> Option<String> {
@@ -494,7 +494,7 @@ impl<'c> Explainer<'c> {
 
     /// The decision on the request, as the proxy makes it.
     fn decide(&self, lookup: &Lookup, now: SystemTime) -> Decision {
-        match bypass(&self.live, &self.request.client_request) {
+        match bypass(&self.live, &self.request.client_request, Instant::now()) {
             Some(reason) if self.request.demands.only_if_cached => Decision::Refuse(reason),
             Some(reason) => Decision::Forward(reason),
             None => decide(&self.request, lookup, now),

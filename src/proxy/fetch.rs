@@ -19,7 +19,7 @@ use crate::cache::Lookup;
 use crate::coalesce::inflight::{
     FetchOutcome, FetchPermit, FetchRole, Head, InflightFetch, ServerErrorResponse, UpstreamAnswer,
 };
-use crate::coalesce::stream::Reader;
+use crate::coalesce::stream::StreamReader;
 use crate::entry::Entry;
 use crate::key::{CacheKey, KeyHash};
 use crate::marks::MarksView;
@@ -282,7 +282,7 @@ fn may_be_caused_by_leader(error: &ServerErrorResponse, request: &CacheRequest) 
 }
 
 /// The body of an error for a follower, if its request is for the same variant.
-fn reader_of(error: &ServerErrorResponse, primary: &CacheKey, request: &CacheRequest) -> Option<Reader> {
+fn reader_of(error: &ServerErrorResponse, primary: &CacheKey, request: &CacheRequest) -> Option<StreamReader> {
     let (head, body) = error.response.as_ref()?;
     let ours = primary.variant(&head.varies_on, &request.client_request.headers);
     if ours.text == head.text { body.reader() } else { None }
@@ -293,7 +293,7 @@ fn server_error(
     running: &Running,
     request: &CacheRequest,
     error: &ServerErrorResponse,
-    reader: Option<Reader>,
+    reader: Option<StreamReader>,
     collapsed: bool,
 ) -> Answered {
     let fwd_status = Some(error.status.as_u16());
@@ -323,7 +323,7 @@ async fn stream(
     request: &CacheRequest,
     miss: &Miss,
     head: &Head,
-    mut reader: Reader,
+    mut reader: StreamReader,
     collapsed: bool,
 ) -> Answered {
     if head.status == StatusCode::NO_CONTENT {

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 
 use super::admit::{admit, take_underscored};
 use super::cache_request::CacheRequest;
-use super::debug::{Debug, Told};
+use super::debug::{Debug, OutcomeText};
 use super::decide::bypass;
 use super::forward::pass;
 use super::logged::Unlogged;
@@ -159,7 +159,7 @@ fn take(
     let is_write = live.rules.is_write(&http.method, &http.target);
     let is_get = http.method == Method::GET || http.method == Method::HEAD;
     let is_for_cache = offer.is_none() && !is_write && is_get;
-    let bypass = if is_for_cache { bypass(&live, &http) } else { None };
+    let bypass = if is_for_cache { bypass(&live, &http, start) } else { None };
     let work =
         if is_for_cache && bypass.is_none() && body.is_end_stream() {
             match read::answer_now(running, Box::new(CacheRequest::new(live, http, None))) {
@@ -234,10 +234,10 @@ impl Record {
 
     /// The same with an explanation, if the client asked for one with a valid token.
     async fn explained_response(mut self, running: &Running, answered: Answered) -> Response<Body> {
-        let debug = self.debug.take().map(|debug| (debug, Told::from(&answered.outcome)));
+        let debug = self.debug.take().map(|debug| (debug, OutcomeText::from(&answered.outcome)));
         let mut response = self.counted(running, answered);
-        if let Some((debug, told)) = debug {
-            Box::pin(debug.explain(running, &self.live, told, &mut response)).await;
+        if let Some((debug, outcome)) = debug {
+            Box::pin(debug.explain(running, &self.live, outcome, &mut response)).await;
         }
         self.logged(response)
     }

@@ -76,7 +76,7 @@ struct By {
 }
 
 /// Why it may not be sent.
-enum Denied {
+enum PurgeDenied {
     Address,
     NoToken,
     WrongToken,
@@ -84,28 +84,28 @@ enum Denied {
     Viewer,
 }
 
-impl Denied {
+impl PurgeDenied {
     fn answered(&self) -> Answered {
         let (status, error, what_to_do) = match self {
-            Denied::Address => (
+            PurgeDenied::Address => (
                 StatusCode::FORBIDDEN,
                 "this address may not send PURGE and BAN",
                 "send it from an address of [purge] from, through no proxy but those of [server] trusted_proxies; or add this one there",
             ),
-            Denied::NoToken => (
+            PurgeDenied::NoToken => (
                 StatusCode::UNAUTHORIZED,
                 "PURGE and BAN need a bearer token",
                 "send Authorization: Bearer TOKEN with a token of [admin] tokens whose role is admin",
             ),
-            Denied::TooManyWrong => (
+            PurgeDenied::TooManyWrong => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "this client has sent too many tokens that are not known",
                 "send the next one in some seconds",
             ),
-            Denied::WrongToken => {
+            PurgeDenied::WrongToken => {
                 (StatusCode::UNAUTHORIZED, "the bearer token is unknown", "send a token of [admin] tokens")
             }
-            Denied::Viewer => (
+            PurgeDenied::Viewer => (
                 StatusCode::FORBIDDEN,
                 "the token's role is viewer, which may not change anything",
                 "use a token with role = \"admin\"",
@@ -115,30 +115,30 @@ impl Denied {
     }
 }
 
-async fn operator(running: &Running, config: &PurgeConfig, http: &ClientRequest) -> Result<By, Denied> {
+async fn operator(running: &Running, config: &PurgeConfig, http: &ClientRequest) -> Result<By, PurgeDenied> {
     let peer = Some(http.client.to_string());
     let trusted = &running.config.server.trusted_proxies;
     if client::is_from(&config.from, http.client, http.forwarded, trusted, &http.headers) {
         return Ok(By { operator: Operator { token: None, peer }, token: None });
     }
     if !config.tokens {
-        return Err(Denied::Address);
+        return Err(PurgeDenied::Address);
     }
-    let token = bearer(&http.headers).ok_or(Denied::NoToken)?;
+    let token = bearer(&http.headers).ok_or(PurgeDenied::NoToken)?;
     let (client, wrong) = (http.sharer(running), &running.debug_wrong_tokens);
     match wrong.turn(client, Instant::now()) {
         TokenTurn::Now => {}
         TokenTurn::After(wait) => tokio::time::sleep(wait).await,
-        TokenTurn::Refused(_) => return Err(Denied::TooManyWrong),
+        TokenTurn::Refused(_) => return Err(PurgeDenied::TooManyWrong),
     }
     let Some(token) = running.tokens.find(token) else {
         running.metrics.admin_wrong_tokens.inc();
         wrong.note_wrong(client, Instant::now());
-        return Err(Denied::WrongToken);
+        return Err(PurgeDenied::WrongToken);
     };
     wrong.note_right(client);
     if token.role < Role::Admin {
-        return Err(Denied::Viewer);
+        return Err(PurgeDenied::Viewer);
     }
     Ok(By { operator: Operator { token: Some(token.name.clone()), peer }, token: Some(token) })
 }

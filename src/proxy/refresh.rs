@@ -17,7 +17,7 @@ use crate::coalesce::inflight::FetchRole;
 use crate::http::headers::{self, ForwardedPolicy, claims};
 use crate::marks::Tag;
 use crate::running::Running;
-use crate::upkeep::hot::Read;
+use crate::upkeep::hot::HotRead;
 
 /// Most fetches after one invalidation. Invalidations that come while these run count as one.
 const MOST: usize = 100;
@@ -31,7 +31,7 @@ pub(super) fn count(running: &Running, request: &CacheRequest, lookup: &Lookup) 
 }
 
 /// The request to send again; `None` if it belongs to one caller.
-fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
+fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<HotRead> {
     let (family, _) = request.family()?;
     let is_personal = family.key_spec.identity.tells_callers_apart();
     let has_credentials = request.has_credentials();
@@ -56,7 +56,7 @@ fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
     }
     let mut fields = http.headers.clone();
     headers::keep_only(&mut fields, &kept);
-    Some(Read {
+    Some(HotRead {
         key: lookup.cache_key.hash,
         target: http.target.clone(),
         headers: fields,
@@ -97,7 +97,7 @@ async fn go_on(running: Arc<Running>) {
 }
 
 /// Fetches one entry, unless it is current again or being fetched.
-async fn refresh(running: Arc<Running>, read: Arc<Read>) {
+async fn refresh(running: Arc<Running>, read: Arc<HotRead>) {
     let parts = (Method::GET, read.target.clone(), read.headers.clone());
     let forwarded = running.config.server.forwarded_from(read.client);
     let http = ClientRequest::without_connection(parts, read.client, forwarded);

@@ -16,7 +16,7 @@ use super::slice::Slice;
 use super::{Answered, Body, ClientRequest, storing};
 use crate::cache::Lookup;
 use crate::coalesce::inflight::Head;
-use crate::coalesce::stream::Reader;
+use crate::coalesce::stream::StreamReader;
 use crate::config::ServerConfig;
 use crate::entry::{self, Entry};
 use crate::http::headers;
@@ -180,7 +180,12 @@ pub(super) fn from_stored(
 }
 
 /// A response from one that is being fetched. `is_known`: the client has it.
-pub(super) fn streaming(http: &ClientRequest, head: &Head, is_known: bool, reader: Reader) -> Response<Body> {
+pub(super) fn streaming(
+    http: &ClientRequest,
+    head: &Head,
+    is_known: bool,
+    reader: StreamReader,
+) -> Response<Body> {
     if is_known {
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -201,7 +206,7 @@ pub(super) fn streaming(http: &ClientRequest, head: &Head, is_known: bool, reade
 }
 
 /// The range of a body that is being fetched; the whole unless its length is known.
-fn asks_for(http: &ClientRequest, head: &Head, reader: &Reader) -> Range {
+fn asks_for(http: &ClientRequest, head: &Head, reader: &StreamReader) -> Range {
     match reader.size_hint().exact() {
         Some(length) if http.method == Method::GET && head.status == StatusCode::OK => {
             range::requested(&http.headers, &head.headers, length)
@@ -210,7 +215,7 @@ fn asks_for(http: &ClientRequest, head: &Head, reader: &Reader) -> Range {
     }
 }
 
-fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: ByteRange) -> Response<Body> {
+fn streaming_part(http: &ClientRequest, head: &Head, reader: StreamReader, part: ByteRange) -> Response<Body> {
     let length = reader.size_hint().exact().unwrap_or(0);
     let mut response = Response::new(Body::Part(Slice::new(reader, part.first, part.last)));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;

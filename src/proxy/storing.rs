@@ -239,13 +239,13 @@ pub(super) fn set_client_cache_control(
     fields: &mut HeaderMap,
 ) -> Option<Box<HeaderMap>> {
     let (family, _) = request.family()?;
-    let (told, cdn) = (&family.client_cache_control, family.cdn_cache_control.as_ref());
+    let (control, cdn) = (&family.client_cache_control, family.cdn_cache_control.as_ref());
     let audience = match request.is_personal() {
         _ if request.is_guarded() => Audience::Authorized,
         true => Audience::OneCaller,
         false => Audience::Everyone,
     };
-    clients::tell(fields, status, told, cdn, audience).map(Box::new)
+    clients::tell(fields, status, control, cdn, audience).map(Box::new)
 }
 
 /// The head of a response that is shared and stored. `text`: the leader's key with the fields `varies_on`.
@@ -255,12 +255,23 @@ pub(super) fn head(
     varies_on: Vec<HeaderName>,
     stamp: Option<Stamp>,
     status: StatusCode,
-    (headers, said): (HeaderMap, Option<Box<HeaderMap>>),
+    (headers, original_fields): (HeaderMap, Option<Box<HeaderMap>>),
     verdict: &StoreVerdict,
 ) -> Head {
     let (ttl, groups) = (verdict.freshness.ttl(running.cache.now()), verdict.groups.clone());
     let consumed = has_consumed(&headers);
-    Head { consumed, said, status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }
+    Head {
+        consumed,
+        original_fields,
+        status,
+        headers,
+        varies_on,
+        text,
+        ttl,
+        stored: stamp.is_some(),
+        stamp,
+        groups,
+    }
 }
 
 /// A response with all of its body, about to be stored.
@@ -296,14 +307,14 @@ pub(super) fn stored(head: &Head, verdict: &StoreVerdict, body: Bytes) -> entry:
     // Both are computed for each response to a client.
     headers.remove(AGE);
     headers.remove(CONTENT_LENGTH);
-    if head.said.is_some() {
+    if head.original_fields.is_some() {
         clients::identify(&mut headers, &body);
     }
     let StoreVerdict { freshness, for_credentials, .. } = *verdict;
     entry::Response {
         consumed: has_consumed(&headers),
         status: head.status,
-        said: head.said.as_deref().map(|said| Box::new(said.clone().into())),
+        original_fields: head.original_fields.as_deref().map(|fields| Box::new(fields.clone().into())),
         headers: headers.into(),
         body,
         freshness,

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::share::share;
 use super::{Answered, Body, ClientRequest, failed, respond};
-use crate::hooked_stream::{HookedStream, Output, StreamHooks};
+use crate::hooked_stream::{HookedStream, StreamHooks, WriteBytes};
 use crate::http::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
@@ -139,7 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for ProgressHooks {
         Poll::Ready(Ok(()))
     }
 
-    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: WriteBytes<'_>) -> Poll<io::Result<usize>> {
         let written = ready!(output.write_to(stream, cx))?;
         self.0.note();
         Poll::Ready(Ok(written))

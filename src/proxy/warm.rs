@@ -33,12 +33,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const REDIS_AWAY: &str =
     "Redis does not answer, so nothing that is fetched is stored; warm again when it does (GET /cache/health)";
 
-/// Warms one target. `turn` is awaited before upstream is asked, and not if what is stored is current and fresh.
+/// Warms one target. `wait` is awaited before upstream is asked, and not if what is stored is current and fresh.
 pub async fn warm(
     running: &Arc<Running>,
     target: Target,
     headers: HeaderMap,
-    turn: impl Future<Output = ()>,
+    wait: impl Future<Output = ()>,
 ) -> Warmed {
     let live = running.live();
     if live.rules.is_write(&Method::GET, &target) {
@@ -48,7 +48,7 @@ pub async fn warm(
         );
     }
     let http = client_request(running, target, headers);
-    if let Some(reason) = bypass(&live, &http) {
+    if let Some(reason) = bypass(&live, &http, Instant::now()) {
         return Warmed::NotStored(sentence(reason));
     }
     let request = Arc::new(CacheRequest::new(live, http, None));
@@ -61,7 +61,7 @@ pub async fn warm(
     if is_fresh(running, &request, &request.look_up(&running.cache).await) {
         return Warmed::AlreadyFresh;
     }
-    turn.await;
+    wait.await;
     while !running.upstream.has_room(Client::LARDER) {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
@@ -126,7 +126,7 @@ async fn ask(running: &Arc<Running>, request: &Arc<CacheRequest>, lookup: Lookup
             return match fetch.outcome().await {
                 // Its body may still be on its way.
                 FetchOutcome::Streaming(head, _) if head.stored => Some(Warmed::AlreadyFresh),
-                outcome => told(&outcome, None),
+                outcome => warmed(&outcome, None),
             };
         }
         FetchRole::Lead(permit) => permit,
@@ -144,11 +144,11 @@ async fn ask(running: &Arc<Running>, request: &Arc<CacheRequest>, lookup: Lookup
         Ok(LeaderOnly::Reader(..)) | Err(_) => None,
     };
     let _ = run.await;
-    told(&outcome, refused)
+    warmed(&outcome, refused)
 }
 
 /// What an outcome says. `refused`: the response that is not stored, and why.
-fn told(outcome: &FetchOutcome, refused: Option<(StatusCode, &'static str)>) -> Option<Warmed> {
+fn warmed(outcome: &FetchOutcome, refused: Option<(StatusCode, &'static str)>) -> Option<Warmed> {
     let failed = |answer: UpstreamAnswer| {
         Some(Warmed::Failed(match answer {
             Ok(status) => of_status(status),

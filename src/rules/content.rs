@@ -22,7 +22,7 @@ const VALUES: usize = 100;
 const EXACT: u64 = 1 << 53;
 
 /// A place in content, from the outermost step: `user`, `id`.
-pub type Place = Vec<String>;
+pub type ContentPlace = Vec<String>;
 
 /// The values at one place: at least one.
 pub type ValuesAt = Result<Vec<String>, Unresolved>;
@@ -30,7 +30,7 @@ pub type ValuesAt = Result<Vec<String>, Unresolved>;
 /// What is known of content: the values at the places that rules name. The content itself is not held.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RuleContent {
-    Values(Vec<(Place, ValuesAt)>),
+    Values(Vec<(ContentPlace, ValuesAt)>),
     Unreadable(Unresolved),
 }
 
@@ -38,7 +38,7 @@ pub enum RuleContent {
 enum Parsed {
     Json(Json),
     /// The fields of a form: name and value. A file has no value.
-    Form(Fields),
+    Form(FormFields),
 }
 
 /// A JSON text with all of its keys, also equal ones.
@@ -52,7 +52,7 @@ enum Json {
 }
 
 /// The kinds of content that are read.
-enum Kind {
+enum ContentKind {
     Json,
     Form,
     /// Its boundary.
@@ -62,14 +62,16 @@ enum Kind {
 impl RuleContent {
     /// Reads the values at these places in whole content. `fields`: of its message. In JSON, a step into a list is a number,
     /// or else goes into all of its elements. In a form `user[id]` and `user.id` are the place `user`, `id`.
-    pub fn read(fields: &HeaderMap, bytes: &[u8], places: &[Place]) -> RuleContent {
+    pub fn read(fields: &HeaderMap, bytes: &[u8], places: &[ContentPlace]) -> RuleContent {
         if bytes.is_empty() {
             return RuleContent::Unreadable(Unresolved::NoContent);
         }
         let read = kind(fields).and_then(|kind| match kind {
-            Kind::Json => serde_json::from_slice(bytes).map(Parsed::Json).map_err(|_| Unresolved::Malformed),
-            Kind::Form => form(bytes).map(Parsed::Form),
-            Kind::Multipart(boundary) => multipart::read(bytes, &boundary).map(Parsed::Form),
+            ContentKind::Json => {
+                serde_json::from_slice(bytes).map(Parsed::Json).map_err(|_| Unresolved::Malformed)
+            }
+            ContentKind::Form => form(bytes).map(Parsed::Form),
+            ContentKind::Multipart(boundary) => multipart::read(bytes, &boundary).map(Parsed::Form),
         });
         match read {
             Ok(parsed) => {
@@ -116,7 +118,7 @@ impl Parsed {
     }
 }
 
-fn kind(fields: &HeaderMap) -> Result<Kind, Unresolved> {
+fn kind(fields: &HeaderMap) -> Result<ContentKind, Unresolved> {
     let is_identity = |line: &http::HeaderValue| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
     if !fields.get_all(CONTENT_ENCODING).iter().all(is_identity) {
         return Err(Unresolved::Compressed);
@@ -128,7 +130,7 @@ fn kind(fields: &HeaderMap) -> Result<Kind, Unresolved> {
     let (essence, parameters) = line.split_once(';').unwrap_or((line, ""));
     let essence = essence.trim().to_ascii_lowercase();
     if essence == "multipart/form-data" {
-        return multipart::boundary(parameters).map(Kind::Multipart).ok_or(Unresolved::Malformed);
+        return multipart::boundary(parameters).map(ContentKind::Multipart).ok_or(Unresolved::Malformed);
     }
     let is_utf8 = parameters.split(';').all(|parameter| {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -137,9 +139,9 @@ fn kind(fields: &HeaderMap) -> Result<Kind, Unresolved> {
     });
     match &*essence {
         _ if !is_utf8 => Err(Unresolved::OtherType),
-        "application/x-www-form-urlencoded" => Ok(Kind::Form),
-        "application/json" | "text/json" => Ok(Kind::Json),
-        json if json.ends_with("+json") => Ok(Kind::Json),
+        "application/x-www-form-urlencoded" => Ok(ContentKind::Form),
+        "application/json" | "text/json" => Ok(ContentKind::Json),
+        json if json.ends_with("+json") => Ok(ContentKind::Json),
         _ => Err(Unresolved::OtherType),
     }
 }
@@ -250,9 +252,9 @@ impl<'de> Visitor<'de> for JsonVisitor {
 }
 
 /// The fields of a form.
-type Fields = Vec<(String, Option<String>)>;
+type FormFields = Vec<(String, Option<String>)>;
 
-fn form(bytes: &[u8]) -> Result<Fields, Unresolved> {
+fn form(bytes: &[u8]) -> Result<FormFields, Unresolved> {
     let text = std::str::from_utf8(bytes).map_err(|_| Unresolved::Malformed)?;
     let is_encoding = |at: usize| {
         let digits = text.as_bytes().get(at + 1..at + 3);

@@ -103,9 +103,9 @@ fn common(rules: &RuleSet, settings: &DigestSettings) -> String {
 
 /// The tags of a family's entries, and the rules that invalidate them.
 fn text_of(rules: &RuleSet, family: &Family, settings: &DigestSettings) -> String {
-    let Family { name, path, methods, instances, told_by_caller, key_spec, authorize, .. } = family;
+    let Family { name, path, methods, instances, is_invalidated_by_caller, key_spec, authorize, .. } = family;
     let is_instance = instances.iter().any(|instance| instance.source == ReadSource::Identity);
-    let is_by_caller = *told_by_caller || family.is_of_verdicts() || is_instance;
+    let is_by_caller = *is_invalidated_by_caller || family.is_of_verdicts() || is_instance;
     let callers = if is_by_caller { &*settings.of_callers } else { "" };
     let (identity, asked) = (key_spec.identity.to_string(), authorize.as_ref().map(|it| &it.path));
     let invalidating: BTreeSet<String> = rules.invalidating(family).into_iter().map(text_of_rule).collect();

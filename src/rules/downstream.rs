@@ -14,20 +14,20 @@ use crate::http::clients::ClientCacheControl;
 use crate::http::targeted;
 use crate::key::Identity;
 
-/// What a family tells clients and CDNs.
+/// The fields that set the `Cache-Control` of clients and CDNs.
 #[derive(Default)]
-pub struct ToldDownstream {
+pub struct DownstreamCacheControl {
     /// `client_cache_control`: `no-cache`, `pass`, or a value of `Cache-Control`; `None` if the file does not say.
     pub clients: Option<ClientCacheControl>,
     /// `cdn_cache_control`: a value of `CDN-Cache-Control`.
     pub cdn: Option<HeaderValue>,
 }
 
-impl ToldDownstream {
+impl DownstreamCacheControl {
     /// Reads both fields. In a family that tells callers apart, neither may let caches share one caller's response.
-    pub fn read(table: &mut Table<'_>, identity: &Identity) -> ToldDownstream {
+    pub fn read(table: &mut Table<'_>, identity: &Identity) -> DownstreamCacheControl {
         let (client, cdn) = (table.item("client_cache_control"), table.item("cdn_cache_control"));
-        let told = ToldDownstream {
+        let control = DownstreamCacheControl {
             clients: client.as_ref().and_then(read_client_cache_control),
             cdn: cdn.as_ref().and_then(read_cdn_cache_control),
         };
@@ -36,17 +36,17 @@ impl ToldDownstream {
             let is_shared = |directives: &ResponseDirectives| {
                 directives.private != Scope::Whole && directives.unasked_for() > 0
             };
-            if let Some(item) = client.filter(|_| told.client_directives().as_ref().is_some_and(is_shared)) {
+            if let Some(item) = client.filter(|_| control.client_directives().as_ref().is_some_and(is_shared)) {
                 item.fault(MESSAGE, "add private to it, such as \"private, max-age=60\"");
             }
-            if let Some(item) = cdn.filter(|_| told.cdn_directives().as_ref().is_some_and(is_shared)) {
+            if let Some(item) = cdn.filter(|_| control.cdn_directives().as_ref().is_some_and(is_shared)) {
                 item.fault(
                     MESSAGE,
                     "remove it, or write identity = \"none\" if every caller gets the same response",
                 );
             }
         }
-        told
+        control
     }
 
     fn client_directives(&self) -> Option<ResponseDirectives> {
@@ -58,8 +58,8 @@ impl ToldDownstream {
     }
 }
 
-fn client_directives(told: &ClientCacheControl) -> Option<ResponseDirectives> {
-    match told {
+fn client_directives(control: &ClientCacheControl) -> Option<ResponseDirectives> {
+    match control {
         ClientCacheControl::Value(value) => cache_control::written(value.to_str().ok()?).ok(),
         ClientCacheControl::Pass | ClientCacheControl::NoCache => None,
     }

@@ -66,7 +66,7 @@ pub struct Family {
     /// The `CDN-Cache-Control` that clients receive in place of upstream's.
     pub cdn_cache_control: Option<HeaderValue>,
     /// Whether a rule invalidates the entries of one caller in this family (`{identity}`).
-    pub told_by_caller: bool,
+    pub is_invalidated_by_caller: bool,
     /// False for `invalidation = "none"`: no rule may name the family, and only its lifetime bounds the age of its
     /// entries.
     pub is_invalidated: bool,
@@ -216,7 +216,7 @@ impl Family {
         presented: PresentedCredentials<'_>,
         secret: Option<&Secret>,
     ) -> SmallVec<[Tag; 1]> {
-        if !self.told_by_caller {
+        if !self.is_invalidated_by_caller {
             return SmallVec::new();
         }
         match key::callers(&self.key_spec.identity, presented, secret) {
@@ -345,7 +345,7 @@ pub(super) fn definition_of(family: &Family) -> String {
         key_spec,
         fetching,
         max_body,
-        told_by_caller,
+        is_invalidated_by_caller,
         client_cache_control,
         cdn_cache_control,
         is_never_cached,
@@ -380,7 +380,7 @@ pub(super) fn definition_of(family: &Family) -> String {
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
          {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?} \
-         {told_by_caller} {client_cache_control:?} {cdn_cache_control:?} {adaptive_ttl:?} {until:?} {negative_ttl:?} \
+         {is_invalidated_by_caller} {client_cache_control:?} {cdn_cache_control:?} {adaptive_ttl:?} {until:?} {negative_ttl:?} \
          {is_never_cached} {version:?} {instances:?} {revalidate:?}{authorize}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
-use super::content::Place;
+use super::content::ContentPlace;
 use super::family::Family;
 use super::pattern::Pattern;
 use super::reference::{Reference, ReferencedTags};
@@ -92,7 +92,7 @@ impl Invalidation {
     }
 
     /// The places in the content of the request that it takes values from.
-    pub fn places_in_content(&self) -> impl Iterator<Item = &Place> {
+    pub fn places_in_content(&self) -> impl Iterator<Item = &ContentPlace> {
         self.references.iter().flat_map(Reference::sources).filter_map(|source| match source {
             WriteSource::Body(place) => Some(place),
             _ => None,
@@ -100,7 +100,7 @@ impl Invalidation {
     }
 
     /// The places in the content of the response that it takes values from.
-    pub fn places_in_response(&self) -> impl Iterator<Item = &Place> {
+    pub fn places_in_response(&self) -> impl Iterator<Item = &ContentPlace> {
         self.references.iter().flat_map(Reference::sources).filter_map(|source| match source {
             WriteSource::Response(place) => Some(place),
             _ => None,

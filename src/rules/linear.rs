@@ -5,17 +5,17 @@ use regex_syntax::hir::{Class, Hir, HirKind, Look};
 use smallvec::SmallVec;
 
 /// The places of the named captures in a path, in pattern order: begin and end.
-pub(super) type Places = SmallVec<[(usize, usize); 4]>;
+pub(super) type CapturePlaces = SmallVec<[(usize, usize); 4]>;
 
 /// A pattern of this kind.
 #[derive(Debug)]
 pub(super) struct LinearPattern {
-    steps: Vec<Step>,
+    steps: Vec<MatchStep>,
     captures: usize,
 }
 
 #[derive(Debug, PartialEq)]
-enum Step {
+enum MatchStep {
     Literal(Box<[u8]>),
     /// Bytes of a class. `most` is `usize::MAX` for no limit.
     Repeat {
@@ -46,19 +46,19 @@ impl LinearPattern {
     fn add(&mut self, hir: &Hir) -> Option<()> {
         match hir.kind() {
             HirKind::Empty => {}
-            HirKind::Literal(literal) => self.steps.push(Step::Literal(literal.0.clone())),
-            HirKind::Class(class) => self.steps.push(Step::Repeat { class: table(class), least: 1, most: 1 }),
+            HirKind::Literal(literal) => self.steps.push(MatchStep::Literal(literal.0.clone())),
+            HirKind::Class(class) => self.steps.push(MatchStep::Repeat { class: table(class), least: 1, most: 1 }),
             HirKind::Repetition(repetition) => {
                 let HirKind::Class(class) = repetition.sub.kind() else { return None };
                 let most = repetition.max.map_or(usize::MAX, |most| most as usize);
-                self.steps.push(Step::Repeat { class: table(class), least: repetition.min as usize, most });
+                self.steps.push(MatchStep::Repeat { class: table(class), least: repetition.min as usize, most });
             }
             HirKind::Capture(capture) if capture.name.is_some() => {
                 let position = self.captures;
                 self.captures += 1;
-                self.steps.push(Step::Begin(position));
+                self.steps.push(MatchStep::Begin(position));
                 self.add(&capture.sub)?;
-                self.steps.push(Step::End(position));
+                self.steps.push(MatchStep::End(position));
             }
             HirKind::Capture(capture) => self.add(&capture.sub)?,
             HirKind::Concat(parts) => parts.iter().try_for_each(|part| self.add(part))?,
@@ -69,14 +69,14 @@ impl LinearPattern {
 
     /// Whether greedy matching is unambiguous: what follows a repetition of variable length cannot begin with a byte of its class.
     fn is_definite(&self) -> bool {
-        let steps: Vec<&Step> =
-            self.steps.iter().filter(|step| !matches!(step, Step::Begin(_) | Step::End(_))).collect();
+        let steps: Vec<&MatchStep> =
+            self.steps.iter().filter(|step| !matches!(step, MatchStep::Begin(_) | MatchStep::End(_))).collect();
         steps.windows(2).all(|pair| match pair {
-            [Step::Repeat { least, most, .. }, _] if least == most => true,
-            [Step::Repeat { class, .. }, Step::Literal(literal)] => {
+            [MatchStep::Repeat { least, most, .. }, _] if least == most => true,
+            [MatchStep::Repeat { class, .. }, MatchStep::Literal(literal)] => {
                 literal.first().is_some_and(|byte| !has(class, *byte))
             }
-            [Step::Repeat { class, .. }, Step::Repeat { class: next, least, .. }] => {
+            [MatchStep::Repeat { class, .. }, MatchStep::Repeat { class: next, least, .. }] => {
                 *least > 0 && !class.iter().zip(next.iter()).any(|(one, other)| *one && *other)
             }
             _ => true,
@@ -84,18 +84,18 @@ impl LinearPattern {
     }
 
     /// The places of the named captures, if it matches the whole path. For paths in ASCII.
-    pub fn find(&self, path: &[u8]) -> Option<Places> {
-        let mut places = Places::from_elem((0, 0), self.captures);
+    pub fn find(&self, path: &[u8]) -> Option<CapturePlaces> {
+        let mut places = CapturePlaces::from_elem((0, 0), self.captures);
         let mut at = 0;
         for step in &self.steps {
             match step {
-                Step::Literal(literal) => {
+                MatchStep::Literal(literal) => {
                     if !path[at..].starts_with(literal) {
                         return None;
                     }
                     at += literal.len();
                 }
-                Step::Repeat { class, least, most } => {
+                MatchStep::Repeat { class, least, most } => {
                     let rest = &path[at..];
                     let rest = &rest[..rest.len().min(*most)];
                     let here = rest.iter().position(|byte| !has(class, *byte)).unwrap_or(rest.len());
@@ -104,8 +104,8 @@ impl LinearPattern {
                     }
                     at += here;
                 }
-                Step::Begin(position) => places[*position].0 = at,
-                Step::End(position) => places[*position].1 = at,
+                MatchStep::Begin(position) => places[*position].0 = at,
+                MatchStep::End(position) => places[*position].1 = at,
             }
         }
         (at == path.len()).then_some(places)
@@ -202,7 +202,7 @@ mod tests {
                 for path in paths {
                     let expected = pattern.regex().captures(&path).map(|found| {
                         let places = pattern.regex().capture_names().enumerate().filter(|(_, name)| name.is_some());
-                        places.map(|(at, _)| found.get(at).map_or((0, 0), |it| (it.start(), it.end()))).collect::<Places>()
+                        places.map(|(at, _)| found.get(at).map_or((0, 0), |it| (it.start(), it.end()))).collect::<CapturePlaces>()
                     });
                     prop_assert_eq!(linear.find(path.as_bytes()), expected, "{} on {}", text, path);
                 }

@@ -15,7 +15,7 @@ use super::frames::Frames;
 use super::refuse;
 use super::streams::Streams;
 use super::turns::Turn;
-use crate::hooked_stream::{Output, StreamHooks};
+use crate::hooked_stream::{StreamHooks, WriteBytes};
 
 /// Request heads that hyper gets from an HTTP/2 connection before other tasks run. hyper handles all that have come at
 /// once; a hundred heads on each of many connections would delay all others.
@@ -153,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for HeadLimits {
         self.poll_refused(stream, cx)
     }
 
-    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: WriteBytes<'_>) -> Poll<io::Result<usize>> {
         self.turn = None;
         let written = output.write_to(stream, cx);
         self.note(written)

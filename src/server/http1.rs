@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::exchanges::{Exchanges, Rejection};
 use super::heads::{self, RequestHeads};
-use crate::hooked_stream::{Output, StreamHooks};
+use crate::hooked_stream::{StreamHooks, WriteBytes};
 
 /// First bytes of a response with which hyper rejects a request.
 const REJECTION: &[u8] = b"HTTP/1.1 4";
@@ -148,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for Http1Hooks {
         Poll::Ready(Ok(()))
     }
 
-    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: WriteBytes<'_>) -> Poll<io::Result<usize>> {
         // hyper's own 100 may come before the final response, but not in the middle of another interim response.
         ready!(self.write_message(stream, cx))?;
         if let Some(bytes) = output.single()

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use super::admission::Ticket;
-use crate::hooked_stream::{Output, StreamHooks};
+use crate::hooked_stream::{StreamHooks, WriteBytes};
 
 /// Longest time to read on.
 const LINGER: Duration = Duration::from_secs(30);
@@ -93,7 +93,7 @@ impl StreamHooks<TcpStream> for Linger {
         &mut self,
         stream: &mut TcpStream,
         cx: &mut Context<'_>,
-        output: Output<'_>,
+        output: WriteBytes<'_>,
     ) -> Poll<io::Result<usize>> {
         self.has_sent = true;
         output.write_to(stream, cx)

@@ -7,7 +7,7 @@
 -- A member whose lease may be valid stays: writes must wait for it.
 -- Returns 1 if it was removed.
 local member = redis.call('HGET', MEMBERS, ARGV[4])
-local field = redis.call('HMGET', META, 'epoch', 'generation', 'heard', 'shortest')
+local field = redis.call('HMGET', META, 'epoch', 'generation', 'last_sync', 'shortest')
 local time = now()
 local silent = time - (tonumber(field[3] or '') or 0)
 local syncs, lease = string.match(member or '', '^(%d+):(%d+):')

@@ -1,8 +1,8 @@
 -- Prefix of the other scripts: checks that the namespace is complete, and starts a new epoch if not.
 --
 -- KEYS[1]  {namespace}:meta     hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds), cause (why the
---          epoch began), lease (the longest of the fleet, ms), lease_at (when a proxy last confirmed it), softened (1 once there
---          was a soft mark), heard (time of the last sync), silent_from and silent_until (the last period without a sync;
+--          epoch began), lease (the longest of the fleet, ms), lease_at (when a proxy last confirmed it), soft_invalidated (1 once there
+--          was a soft mark), last_sync (time of the last sync), silent_from and silent_until (the last period without a sync;
 --          microseconds), generation (number of such periods in this epoch), unknown (1 if proxies without a record may have
 --          pending invalidations), shortest (the shortest sync period, ms), shortest_at (when a proxy last confirmed it),
 --          tidied (when records of members were last removed), revision (of the registry: grows with each change of it)
@@ -83,7 +83,7 @@ local function now()
 end
 
 -- The tag of a soft mark; nil for any other member of the marks.
-local function softened(member)
+local function tag_of_soft_mark(member)
   if string.sub(member, 1, #SOFT) == SOFT then
     return string.sub(member, #SOFT + 1)
   end
@@ -101,7 +101,7 @@ end
 
 -- Whether the fields of meta, apart from the four that every read checks, are missing or well-formed.
 local function is_meta_whole()
-  local field = redis.call('HMGET', META, 'cause', 'softened', 'lease', 'lease_at', 'heard', 'silent_from', 'silent_until',
+  local field = redis.call('HMGET', META, 'cause', 'soft_invalidated', 'lease', 'lease_at', 'last_sync', 'silent_from', 'silent_until',
     'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'unknown', 'revision')
   if field[1] and (#field[1] > 40 or not string.find(field[1], '^[%a ]*$')) or field[2] and field[2] ~= '1' then
     return false
@@ -179,8 +179,8 @@ local function start_epoch(last, cause)
   redis.call('HSET', MEMBERS, SENTINEL, '')
   redis.call('ZADD', INTENTS, '+inf', SENTINEL)
   redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause,
-    'generation', '0', 'heard', text(now()), 'silent_from', text(now()), 'silent_until', text(now()), 'unknown', '0')
-  redis.call('HDEL', META, 'softened', 'shortest', 'shortest_at', 'tidied')
+    'generation', '0', 'last_sync', text(now()), 'silent_from', text(now()), 'silent_until', text(now()), 'unknown', '0')
+  redis.call('HDEL', META, 'soft_invalidated', 'shortest', 'shortest_at', 'tidied')
   if not sequence(redis.call('HGET', META, 'lease')) then
     redis.call('HDEL', META, 'lease', 'lease_at')
   elseif not sequence(redis.call('HGET', META, 'lease_at')) then

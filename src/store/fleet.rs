@@ -9,7 +9,7 @@ use md5::{Digest as _, Md5};
 use crate::marks::{Epoch, IssuedStamp, Sequence, SoftInvalidation, Stamp, Tag};
 
 /// Most tags of a nudge; with more it has none, and proxies sync instead.
-pub const TOLD_MAX: usize = 64;
+pub const NUDGE_TAGS_MAX: usize = 64;
 
 /// What a proxy sends with a sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -354,7 +354,7 @@ pub enum Message {
         stamp: Stamp,
         /// The last sequence issued before it, in the same epoch or one before.
         previous: Sequence,
-        /// All tags that were marked. `None`: they are not told (some were softened, or there are too many), and only a sync
+        /// All tags that were marked. `None`: they are left out (some were soft-invalidated, or there are too many), and only a sync
         /// brings them.
         tags: Option<Vec<Tag>>,
     },
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_with_a_line_break_is_never_told_in_lines() {
+    fn a_tag_with_a_line_break_is_never_listed_in_lines() {
         assert_eq!(lines(&[Tag::family("a"), Tag::group("h", "x\n*")]), None);
         assert_eq!(tags_in(&lines(&[]).unwrap()), []);
     }

@@ -28,7 +28,7 @@ local first_watched = first_soft + 2 * tonumber(ARGV[first_soft - 1]) + 1
 local first_hard = first_watched + tonumber(ARGV[first_watched - 1])
 redis.call('HSET', META, 'seq', text(seq))
 
-local had_soft = redis.call('HEXISTS', META, 'softened') == 1
+local had_soft = redis.call('HEXISTS', META, 'soft_invalidated') == 1
 local latest = meta.floor
 for i = first_watched, first_hard - 1 do
   for _, member in ipairs({ ARGV[i], SOFT .. ARGV[i] }) do
@@ -57,7 +57,7 @@ for i = first_soft, first_watched - 2, 2 do
   end
   redis.call('HSET', GRACES, tag, text(ending))
   redis.call('ZADD', MARKS, text(seq), SOFT .. tag)
-  redis.call('HSET', META, 'softened', '1')
+  redis.call('HSET', META, 'soft_invalidated', '1')
 end
 
 -- Over the limit the oldest marks are removed, and the floor is raised to invalidate what they invalidated. A call removes at
@@ -68,7 +68,7 @@ if excess > 0 then
   local removed = redis.call('ZPOPMIN', MARKS, math.min(excess, #ARGV + 1000))
   local highest = tonumber(removed[#removed])
   for i = 1, #removed, 2 do
-    local tag = softened(removed[i])
+    local tag = tag_of_soft_mark(removed[i])
     if tag then
       redis.call('HDEL', GRACES, tag)
     end

@@ -4,7 +4,7 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at`, `softened`; the other fields are listed in `epoch.lua` |
+//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at`, `soft_invalidated`; the other fields are listed in `epoch.lua` |
 //! | `{ns}:marks` | sorted set: tag → sequence of its last invalidation; `(soft)` tag → that of its last soft one; the sentinel at +inf |
 //! | `{ns}:graces` | hash: tag with a soft mark → end of its grace (µs of the server's clock) |
 //! | `{ns}:members` | hash: proxy → `syncs:lease in ms:epoch:applied:epoch:generation`; the sentinel |

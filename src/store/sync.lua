@@ -27,7 +27,7 @@ local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV
 local time = now()
 
 local function times()
-  return redis.call('HMGET', META, 'heard', 'silent_until', 'unknown', 'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'silent_from')
+  return redis.call('HMGET', META, 'last_sync', 'silent_until', 'unknown', 'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'silent_from')
 end
 local field = times()
 local tidied = tonumber(field[7] or '') or 0
@@ -59,18 +59,18 @@ end
 
 -- A silence is a period without any sync: an outage for all proxies, or no proxy was running. The generation is raised at
 -- its end. A sync that was sent before cannot repeat it, even if it is executed later.
-local heard, generation = tonumber(field[1] or '') or 0, tonumber(field[4] or '') or 0
+local last_sync, generation = tonumber(field[1] or '') or 0, tonumber(field[4] or '') or 0
 local silent_until, unknown = tonumber(field[2] or '') or 0, field[3] == '1'
 local silent_from, period = tonumber(field[9] or '') or 0, tonumber(ARGV[7])
 local shortest, shortest_at = tonumber(field[5] or '') or period, tonumber(field[6] or '') or 0
-if time - heard >= shortest * 1000 or time < heard then
+if time - last_sync >= shortest * 1000 or time < last_sync then
   -- A proxy that has never synced answers writes after five seconds, and in a young epoch some may not have synced. Silences in
   -- quick succession leave them no time to return.
-  local is_young = heard - (tonumber(field[8] or '') or 0) < math.max(longest_lease(), period) * 1000
-  local is_next = heard - silent_until < 10000000
-  local is_long = time - heard >= 4000000 or time < heard
+  local is_young = last_sync - (tonumber(field[8] or '') or 0) < math.max(longest_lease(), period) * 1000
+  local is_next = last_sync - silent_until < 10000000
+  local is_long = time - last_sync >= 4000000 or time < last_sync
   unknown = is_long or is_young or is_next and unknown
-  silent_from, silent_until = is_next and silent_from or heard, time
+  silent_from, silent_until = is_next and silent_from or last_sync, time
   generation = generation + 1
   redis.call('PUBLISH', CHANNEL, table.concat({ 'g', meta.epoch, text(generation) }, ' '))
 end
@@ -78,7 +78,7 @@ end
 if period <= shortest or time - shortest_at > 10000000 then
   shortest, shortest_at = period, time
 end
-redis.call('HSET', META, 'heard', text(time), 'silent_from', text(silent_from),
+redis.call('HSET', META, 'last_sync', text(time), 'silent_from', text(silent_from),
   'silent_until', text(silent_until), 'unknown', unknown and '1' or '0',
   'generation', text(generation), 'shortest', text(shortest), 'shortest_at', text(shortest_at))
 
@@ -134,7 +134,7 @@ end
 -- A member that has not repeated the generation may have pending invalidations from the last silence. Not so a member whose
 -- last sync was long before it: it was down or cut off alone, and answers writes like a proxy that has never synced. Nor a
 -- member that has not returned long after it: the others have given it up by then.
-local LONG, FORGOTTEN = math.max(10000000, period * 1000), 60000000
+local LONG, GIVEN_UP = math.max(10000000, period * 1000), 60000000
 local function is_behind(record)
   local last = string.match(record, '^(%d+):')
   -- An older version of Larder never repeats the generation.
@@ -142,7 +142,7 @@ local function is_behind(record)
   if generation == 0 or epoch_seen == meta.epoch and tonumber(seen) >= generation then
     return false
   end
-  return tonumber(last) >= silent_from - LONG and time - silent_until < FORGOTTEN
+  return tonumber(last) >= silent_from - LONG and time - silent_until < GIVEN_UP
 end
 -- A clock that is set forward looks like a silence; running members are behind then, and stay.
 local function is_gone(record)
@@ -179,9 +179,9 @@ end
 
 -- Read again: a member that is gone has begun a revision.
 local revision = redis.call('HGET', META, 'revision')
-local is_told = ARGV[19] == '1' or ARGV[18] ~= revision
-local told, last, unlearned, bypasses = {}, {}, 0, {}
-if is_told then
+local is_returned = ARGV[19] == '1' or ARGV[18] ~= revision
+local others_rules, last, unlearned, bypasses = {}, {}, 0, {}
+if is_returned then
   local known_rules, has_settled = {}, false
   local everybody = members()
   for i = 1, #everybody, 2 do
@@ -192,7 +192,7 @@ if is_told then
         unlearned = unlearned + 1
       end
       if not known_rules[rules] then
-        known_rules[rules], told[#told + 1] = true, rules
+        known_rules[rules], others_rules[#others_rules + 1] = true, rules
       end
     end
   end
@@ -208,7 +208,7 @@ if is_told then
   end
 end
 
-local MARKS_TOLD_MAX = 16 * 1048576
+local MARKS_BYTES_MAX = 16 * 1048576
 -- Below the floor, marks that the copy lacks may have been removed.
 local marks, whole = {}, epoch_applied == meta.epoch and applied >= meta.floor
 if whole then
@@ -219,13 +219,13 @@ if whole then
     bytes = bytes + #marks[i]
   end
   -- More would block the connection; the proxy drops its copy instead.
-  whole = whole and bytes <= MARKS_TOLD_MAX
+  whole = whole and bytes <= MARKS_BYTES_MAX
 end
 
 -- A soft mark whose grace has ended is returned as a hard one.
 local hard, soft = {}, {}
 for i = 1, whole and #marks or 0, 2 do
-  local tag = softened(marks[i])
+  local tag = tag_of_soft_mark(marks[i])
   local left = tag and end_of_grace(tag) - time or 0
   if left > 0 then
     soft[#soft + 1], soft[#soft + 2], soft[#soft + 3] = tag, marks[i + 1], text(left)
@@ -240,5 +240,5 @@ return {
     text(generation), behind,
     { text(silent_until), unknown and 1 or 0, others },
   },
-  { revision, text(registered), is_told and 1 or 0, told, last, unlearned, bypasses },
+  { revision, text(registered), is_returned and 1 or 0, others_rules, last, unlearned, bypasses },
 }

@@ -40,10 +40,10 @@ struct Left {
 
 /// Recent wrong tokens. The caller passes the time.
 #[derive(Debug)]
-pub struct WrongTokens(Mutex<State>);
+pub struct WrongTokens(Mutex<WrongTokenCounts>);
 
 #[derive(Debug)]
-struct State {
+struct WrongTokenCounts {
     of_all: Left,
     of_client: HashMap<Client, OfClient>,
     /// The last turn given to clients for which the table has no room.
@@ -94,7 +94,7 @@ impl Rate {
 impl WrongTokens {
     /// No wrong tokens yet.
     pub fn new(now: Instant) -> WrongTokens {
-        WrongTokens(Mutex::new(State {
+        WrongTokens(Mutex::new(WrongTokenCounts {
             of_all: OF_ALL.full(now),
             of_client: HashMap::new(),
             last_turn: now,
@@ -161,7 +161,7 @@ impl WrongTokens {
     }
 }
 
-impl State {
+impl WrongTokenCounts {
     /// What is known of a client. `None`: the table has no room for it.
     fn of_client(&mut self, client: Client, now: Instant) -> Option<&mut OfClient> {
         if self.of_client.len() >= CLIENTS && !self.of_client.contains_key(&client) {

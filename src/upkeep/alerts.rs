@@ -90,7 +90,7 @@ impl fmt::Display for Subject {
 
 /// One evaluation of a subject.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reading {
+pub struct AlertReading {
     pub subject: Subject,
     /// Parts of 1, or seconds. `None`: too few requests to say.
     pub value: Option<f64>,
@@ -116,7 +116,7 @@ pub struct Alert {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct AlertState {
     /// Evaluations in a row that speak for a change.
     in_a_row: u32,
     raised: Option<Alert>,
@@ -125,13 +125,13 @@ struct State {
 /// All alerts.
 #[derive(Debug, Default)]
 pub struct Alerts {
-    states: BTreeMap<Subject, State>,
+    states: BTreeMap<Subject, AlertState>,
     cleared: VecDeque<Alert>,
 }
 
 impl Alerts {
     /// Takes the readings of one evaluation. Returns the alerts that it raises, and those that it clears.
-    pub fn evaluate(&mut self, readings: Vec<Reading>, now: SystemTime) -> Vec<Alert> {
+    pub fn evaluate(&mut self, readings: Vec<AlertReading>, now: SystemTime) -> Vec<Alert> {
         let mut changes = Vec::new();
         let mut earlier = std::mem::take(&mut self.states);
         for reading in readings {
@@ -164,8 +164,8 @@ impl Alerts {
     }
 }
 
-impl State {
-    fn take(&mut self, reading: &Reading, now: SystemTime) -> Option<Alert> {
+impl AlertState {
+    fn take(&mut self, reading: &AlertReading, now: SystemTime) -> Option<Alert> {
         let (watched, threshold) = (reading.subject.watched, reading.threshold);
         let speaks_for_a_change = match (&mut self.raised, reading.value) {
             (None, Some(value)) => watched.is_beyond(value, threshold, 0.0),
@@ -195,7 +195,7 @@ impl State {
 }
 
 impl Alert {
-    fn new(reading: &Reading, now: SystemTime) -> Alert {
+    fn new(reading: &AlertReading, now: SystemTime) -> Alert {
         let watched = reading.subject.watched;
         Alert {
             value: watched.text(reading.value.unwrap_or_default()),
@@ -241,8 +241,8 @@ fn time(at: SystemTime) -> String {
 mod tests {
     use super::*;
 
-    fn reading(watched: Watched, value: Option<f64>, threshold: f64) -> Reading {
-        Reading { subject: Subject { watched, family: Some("a".to_owned()) }, value, threshold }
+    fn reading(watched: Watched, value: Option<f64>, threshold: f64) -> AlertReading {
+        AlertReading { subject: Subject { watched, family: Some("a".to_owned()) }, value, threshold }
     }
 
     /// `R`: raised by this evaluation, `C`: cleared by it, `.`: no change.

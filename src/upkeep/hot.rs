@@ -30,7 +30,7 @@ const WANTED: usize = 10_000;
 
 /// A GET that the cache has answered. Nothing in it identifies the client but the address that is forwarded to upstream.
 #[derive(Debug)]
-pub struct Read {
+pub struct HotRead {
     /// The hash of its key.
     pub key: KeyHash,
     pub target: Target,
@@ -42,25 +42,25 @@ pub struct Read {
 }
 
 #[derive(Debug)]
-struct Counted {
-    read: Arc<Read>,
+struct CountedRead {
+    read: Arc<HotRead>,
     hits: AtomicU32,
     /// Hits since [`Hot::take_recent`].
     recent: AtomicU32,
 }
 
 #[derive(Clone)]
-struct ByWeight;
+struct ByReadWeight;
 
-impl Weighter<KeyHash, Arc<Counted>> for ByWeight {
-    fn weight(&self, _: &KeyHash, counted: &Arc<Counted>) -> u64 {
+impl Weighter<KeyHash, Arc<CountedRead>> for ByReadWeight {
+    fn weight(&self, _: &KeyHash, counted: &Arc<CountedRead>) -> u64 {
         counted.read.weight()
     }
 }
 
 /// The reads, and the tags whose reads are to be refreshed.
 pub struct Hot {
-    reads: Cache<KeyHash, Arc<Counted>, ByWeight>,
+    reads: Cache<KeyHash, Arc<CountedRead>, ByReadWeight>,
     wanted: Mutex<Wanted>,
 }
 
@@ -73,21 +73,21 @@ struct Wanted {
 
 impl Default for Hot {
     fn default() -> Hot {
-        let reads = Cache::with_weighter((CAPACITY / 512) as usize, CAPACITY, ByWeight);
+        let reads = Cache::with_weighter((CAPACITY / 512) as usize, CAPACITY, ByReadWeight);
         Hot { reads, wanted: Mutex::default() }
     }
 }
 
 impl Hot {
     /// Counts a hit. `read` is called for the first one; it returns `None` if the request must not be repeated.
-    pub fn count(&self, key: KeyHash, read: impl FnOnce() -> Option<Read>) {
+    pub fn count(&self, key: KeyHash, read: impl FnOnce() -> Option<HotRead>) {
         if let Some(known) = self.reads.get(&key) {
             known.hits.fetch_add(1, Relaxed);
             known.recent.fetch_add(1, Relaxed);
         } else if let Some(read) = read().filter(|read| read.weight() <= LARGEST) {
             self.reads.insert(
                 key,
-                Arc::new(Counted { read: Arc::new(read), hits: AtomicU32::new(1), recent: AtomicU32::new(1) }),
+                Arc::new(CountedRead { read: Arc::new(read), hits: AtomicU32::new(1), recent: AtomicU32::new(1) }),
             );
         }
     }
@@ -111,7 +111,7 @@ impl Hot {
 
     /// The `most` most frequent reads that carry one of the tags, most frequent first. All that carry one lose half of their
     /// hits, so that reads which have ceased sink. Walks over all reads.
-    pub fn hottest(&self, tags: &HashSet<Tag>, most: usize) -> Vec<Arc<Read>> {
+    pub fn hottest(&self, tags: &HashSet<Tag>, most: usize) -> Vec<Arc<HotRead>> {
         let mut found = Vec::new();
         for (_, counted) in self.reads.iter() {
             if counted.read.tags.iter().any(|tag| tags.contains(tag)) {
@@ -129,7 +129,7 @@ impl Hot {
     }
 
     /// The `most` reads with the most hits since the last call, with those hits. Walks over all reads.
-    pub fn take_recent(&self, most: usize) -> Vec<(Arc<Read>, u32)> {
+    pub fn take_recent(&self, most: usize) -> Vec<(Arc<HotRead>, u32)> {
         let mut found: Vec<_> = self
             .reads
             .iter()
@@ -144,7 +144,7 @@ impl Hot {
     }
 }
 
-impl Read {
+impl HotRead {
     /// Bytes, roughly.
     fn weight(&self) -> u64 {
         let Target { host, path, sent, query, .. } = &self.target;
@@ -160,8 +160,8 @@ impl Read {
 mod tests {
     use super::*;
 
-    fn read(name: u8, tag: &str) -> Read {
-        Read {
+    fn read(name: u8, tag: &str) -> HotRead {
+        HotRead {
             key: KeyHash(name.into()),
             target: Target { host: "h".into(), path: format!("/{name}"), ..Target::default() },
             headers: HeaderMap::new(),
@@ -214,7 +214,7 @@ mod tests {
         hot.count(KeyHash(1), || None);
         hot.count(KeyHash(2), || {
             let read = read(2, "a");
-            Some(Read { target: Target { query: Some("x".repeat(LARGEST as usize)), ..read.target }, ..read })
+            Some(HotRead { target: Target { query: Some("x".repeat(LARGEST as usize)), ..read.target }, ..read })
         });
         assert_eq!(names(&hot, &Tag::family("a"), 9), [0_u8; 0]);
     }
@@ -224,7 +224,7 @@ mod tests {
         let hot = Hot::default();
         for name in 0..100_000_u32 {
             let key = KeyHash(name.into());
-            hot.count(key, || Some(Read { key, ..read(0, "a") }));
+            hot.count(key, || Some(HotRead { key, ..read(0, "a") }));
         }
         assert!(hot.reads.weight() <= CAPACITY && hot.reads.len() < 50_000, "{}", hot.reads.len());
     }

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
-use super::hot::Read;
+use super::hot::HotRead;
 use crate::mutex::lock;
 use crate::store::hours::{DAYS, Hour, KEPT, LONGEST};
 
@@ -33,7 +33,7 @@ pub fn earlier(zone: Tz, time: DateTime<Utc>) -> Vec<Hour> {
 }
 
 /// Host, path and query of a read, as they are stored; `None` if they are too long.
-pub fn name(read: &Read) -> Option<String> {
+pub fn name(read: &HotRead) -> Option<String> {
     let name = format!("{} {}", read.target.host, read.target.path_and_query());
     (name.len() <= LONGEST).then_some(name)
 }

@@ -15,13 +15,13 @@ const LONGEST: usize = 400;
 /// Both lists.
 #[derive(Debug)]
 pub struct TopUrls {
-    missed: Mutex<SpaceSaving<Seen>>,
-    slowest: Mutex<SpaceSaving<Seen>>,
+    missed: Mutex<SpaceSaving<UrlFetches>>,
+    slowest: Mutex<SpaceSaving<UrlFetches>>,
 }
 
 /// What is known of a URL beside its count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct UrlFetches {
     pub family: Box<str>,
     /// How often it was fetched since it is counted.
     pub times: u64,
@@ -48,12 +48,12 @@ impl TopUrls {
     }
 
     /// The URLs with the most misses.
-    pub fn most_missed(&self, most: usize) -> Vec<(String, Counter<Seen>)> {
+    pub fn most_missed(&self, most: usize) -> Vec<(String, Counter<UrlFetches>)> {
         owned(lock(&self.missed).highest(most))
     }
 
     /// Of the URLs that upstream has spent the most time on, those that take longest each time.
-    pub fn slowest(&self, most: usize) -> Vec<(String, Counter<Seen>)> {
+    pub fn slowest(&self, most: usize) -> Vec<(String, Counter<UrlFetches>)> {
         let mut all = owned(lock(&self.slowest).highest(COUNTERS));
         all.sort_by_key(|(_, counter)| Reverse(counter.value.mean()));
         all.truncate(most);
@@ -61,7 +61,7 @@ impl TopUrls {
     }
 }
 
-impl Seen {
+impl UrlFetches {
     fn note(&mut self, family: &str, took: Duration) {
         if *self.family != *family {
             self.family = family.into();
@@ -76,7 +76,7 @@ impl Seen {
     }
 }
 
-fn owned(counters: Vec<(&str, &Counter<Seen>)>) -> Vec<(String, Counter<Seen>)> {
+fn owned(counters: Vec<(&str, &Counter<UrlFetches>)>) -> Vec<(String, Counter<UrlFetches>)> {
     counters.into_iter().map(|(url, counter)| (url.to_owned(), counter.clone())).collect()
 }
 
@@ -100,7 +100,8 @@ mod tests {
                 top.fetched(url, "f", ms(took));
             }
         }
-        let urls = |found: &[(String, Counter<Seen>)]| found.iter().map(|it| it.0.clone()).collect::<Vec<_>>();
+        let urls =
+            |found: &[(String, Counter<UrlFetches>)]| found.iter().map(|it| it.0.clone()).collect::<Vec<_>>();
         assert_eq!(urls(&top.most_missed(2)), ["/c", "/a"]);
         let slowest = top.slowest(2);
         assert_eq!(urls(&slowest), ["/b", "/a"]);

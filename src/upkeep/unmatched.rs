@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use http::Method;
 use serde::Serialize;
 
-use crate::coalesce::shapes;
+use super::shapes;
 use crate::mutex::lock;
 
 /// Shapes that are counted separately: an API has fewer, but clients can invent more.
@@ -27,11 +27,11 @@ const FAMILIES: usize = 50;
 
 /// Their counts.
 #[derive(Debug, Default)]
-pub struct UnmatchedWrites(Mutex<State>);
+pub struct UnmatchedWrites(Mutex<UnmatchedCounts>);
 
 #[derive(Debug, Default)]
-struct State {
-    by_shape: BTreeMap<String, Seen>,
+struct UnmatchedCounts {
+    by_shape: BTreeMap<String, ShapeWrites>,
     others: u64,
     /// Writes after which reads are being counted.
     followed: usize,
@@ -39,7 +39,7 @@ struct State {
 
 /// The writes of one shape.
 #[derive(Debug, Clone)]
-struct Seen {
+struct ShapeWrites {
     count: u64,
     last: LastWrite,
     reads: BTreeMap<String, u64>,
@@ -104,8 +104,13 @@ impl UnmatchedWrites {
             state.others += 1;
             return None;
         }
-        let nothing =
-            || Seen { count: 0, last: last.clone(), reads: BTreeMap::new(), followed: 0, is_followed: false };
+        let nothing = || ShapeWrites {
+            count: 0,
+            last: last.clone(),
+            reads: BTreeMap::new(),
+            followed: 0,
+            is_followed: false,
+        };
         let seen = state.by_shape.entry(shape.clone()).or_insert_with(nothing);
         seen.count += 1;
         seen.last = last;
@@ -143,9 +148,9 @@ impl UnmatchedWrites {
     /// All shapes, those with the most writes first, and the number of writes of further shapes.
     pub fn shapes(&self) -> (Vec<UnmatchedShape>, u64) {
         let state = lock(&self.0);
-        let shape = |(text, seen): (&String, &Seen)| {
+        let shape = |(text, seen): (&String, &ShapeWrites)| {
             let (method, shape) = text.split_once(' ')?;
-            let Seen { count, last, reads, .. } = seen.clone();
+            let ShapeWrites { count, last, reads, .. } = seen.clone();
             Some(UnmatchedShape { method: method.to_owned(), shape: shape.to_owned(), count, last, reads })
         };
         let mut all: Vec<_> = state.by_shape.iter().filter_map(shape).collect();

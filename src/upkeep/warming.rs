@@ -177,7 +177,7 @@ impl WarmingRole {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WarmingState {
     runs: u64,
     current: Option<WarmReport>,
     wanted: Option<WantedRun>,
@@ -188,7 +188,7 @@ struct State {
 /// The state of warming in this proxy.
 #[derive(Debug, Default)]
 pub struct Warming {
-    state: Mutex<State>,
+    state: Mutex<WarmingState>,
     role: AtomicU8,
     /// An operator wants a run, or the rules have changed.
     changed: Notify,

@@ -27,7 +27,7 @@ use super::framing::Ending;
 use super::head::{HeadFault, HeadScan, LINE};
 use super::socket::{SocketProbe, Unread};
 use super::suspects::{Carried, Suspects};
-use crate::hooked_stream::{HookedStream, Output, StreamHooks};
+use crate::hooked_stream::{HookedStream, StreamHooks, WriteBytes};
 use crate::http::chunks::{Chunks, Stop};
 use crate::http::headers;
 
@@ -369,7 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for TrafficHooks {
         Poll::Ready(Ok(()))
     }
 
-    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: WriteBytes<'_>) -> Poll<io::Result<usize>> {
         let written = ready!(output.write_to(stream, cx));
         self.traffic.note_write(&written);
         let is_closed =

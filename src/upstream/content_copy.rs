@@ -10,11 +10,11 @@ use crate::shares::{Share, Shares};
 #[derive(Debug)]
 pub struct ContentCopy {
     most: u64,
-    state: Mutex<State>,
+    state: Mutex<CopyState>,
 }
 
 #[derive(Debug)]
-enum State {
+enum CopyState {
     /// All of it so far, with the client's share of the buffers.
     Whole(Vec<u8>, Option<Share>),
     /// More than fits into the limit, or into the client's share.
@@ -23,13 +23,13 @@ enum State {
 
 impl ContentCopy {
     fn new(most: u64) -> ContentCopy {
-        ContentCopy { most, state: Mutex::new(State::Whole(Vec::new(), None)) }
+        ContentCopy { most, state: Mutex::new(CopyState::Whole(Vec::new(), None)) }
     }
 
     /// Adds what is sent next.
     pub(super) fn add(&self, chunk: &[u8], shares: &Arc<Shares>, client: Client) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State::Whole(bytes, share) = &mut *state else { return };
+        let CopyState::Whole(bytes, share) = &mut *state else { return };
         let more = chunk.len() as u64;
         let is_counted = match share {
             Some(share) => share.grow(more).is_ok(),
@@ -38,15 +38,15 @@ impl ContentCopy {
         if is_counted && bytes.len() as u64 + more <= self.most {
             bytes.extend_from_slice(chunk);
         } else {
-            *state = State::TooLarge;
+            *state = CopyState::TooLarge;
         }
     }
 
     /// Reads what has been sent so far; `None` if it was too large to copy.
     pub fn read<T>(&self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
         match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
-            State::Whole(bytes, _) => Some(read(bytes)),
-            State::TooLarge => None,
+            CopyState::Whole(bytes, _) => Some(read(bytes)),
+            CopyState::TooLarge => None,
         }
     }
 }

@@ -28,7 +28,7 @@ use super::conn::{Stray, UpstreamConn, is_timeout};
 use super::framing::Ending;
 use super::names::{Names, Resolved};
 use super::socket::{Sockets, Unread};
-use super::suspects::{Suspects, Waiting};
+use super::suspects::{Suspects, WaitingSuspects};
 
 /// A connection is closed this much before upstream closes it (`Keep-Alive: timeout`), or at half of a timeout of less than
 /// twice as much. A request sent later might meet the closing of the connection.
@@ -52,7 +52,7 @@ pub(super) struct Pool {
     upstream: Uri,
     is_tls: bool,
     limits: PoolLimits,
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
 }
 
 /// Limits on pooled connections.
@@ -67,17 +67,17 @@ pub(super) struct PoolLimits {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct PoolShared {
     limits: PoolLimits,
     /// Resolves upstream's host name; `None` if upstream is configured by address.
     names: Option<Names>,
-    state: Mutex<State>,
-    suspects: Waiting,
+    state: Mutex<PoolState>,
+    suspects: WaitingSuspects,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    idle: Queue<UpstreamConn>,
+struct PoolState {
+    idle: IdleConns<UpstreamConn>,
     distrust: Distrust,
     /// The task that closes expired connections is running.
     is_swept: bool,
@@ -108,7 +108,7 @@ impl Addresses {
 }
 
 #[derive(Debug)]
-struct Idle<C> {
+struct IdleConn<C> {
     conn: C,
     since: Instant,
     /// The thread that it was made in.
@@ -117,25 +117,25 @@ struct Idle<C> {
 
 /// Connections that are ready for a request, and those that rest before.
 #[derive(Debug)]
-struct Queue<C> {
+struct IdleConns<C> {
     /// The most recently used comes last and is taken first, so that surplus connections expire.
-    ready: Vec<Idle<C>>,
+    ready: Vec<IdleConn<C>>,
     /// The one that has rested longest comes first.
-    resting: VecDeque<Idle<C>>,
+    resting: VecDeque<IdleConn<C>>,
 }
 
-impl<C> Default for Queue<C> {
-    fn default() -> Queue<C> {
-        Queue { ready: Vec::new(), resting: VecDeque::new() }
+impl<C> Default for IdleConns<C> {
+    fn default() -> IdleConns<C> {
+        IdleConns { ready: Vec::new(), resting: VecDeque::new() }
     }
 }
 
-impl<C> Queue<C> {
+impl<C> IdleConns<C> {
     fn len(&self) -> usize {
         self.ready.len() + self.resting.len()
     }
 
-    fn put(&mut self, idle: Idle<C>, needs_rest: bool) {
+    fn put(&mut self, idle: IdleConn<C>, needs_rest: bool) {
         match needs_rest {
             true => self.resting.push_back(idle),
             false => self.ready.push(idle),
@@ -144,23 +144,24 @@ impl<C> Queue<C> {
 
     /// Preferably one that was made in this thread, since a response that another thread reads has to be passed on; but not one that
     /// upstream is more likely to have closed.
-    fn take(&mut self, now: Instant, here: ThreadId) -> Option<Idle<C>> {
+    fn take(&mut self, now: Instant, here: ThreadId) -> Option<IdleConn<C>> {
         while self.resting.front().is_some_and(|idle| idle.has_rested(now)) {
             self.ready.extend(self.resting.pop_front());
         }
         let last = self.ready.len().checked_sub(1)?;
-        let is_near = |idle: &Idle<C>| idle.thread == here && now.saturating_duration_since(idle.since) < RECENT;
+        let is_near =
+            |idle: &IdleConn<C>| idle.thread == here && now.saturating_duration_since(idle.since) < RECENT;
         let at = (0..=last).rev().take(LOOKED_AT).find(|at| is_near(&self.ready[*at])).unwrap_or(last);
         Some(self.ready.remove(at))
     }
 
-    fn retain(&mut self, is_good: impl Fn(&Idle<C>) -> bool) {
+    fn retain(&mut self, is_good: impl Fn(&IdleConn<C>) -> bool) {
         self.ready.retain(&is_good);
         self.resting.retain(&is_good);
     }
 }
 
-impl<C> Idle<C> {
+impl<C> IdleConn<C> {
     fn has_rested(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= REST
     }
@@ -201,7 +202,7 @@ fn may_idle(keep_alive: Duration, timeout: Option<Duration>) -> Duration {
     timeout.map_or(keep_alive, |timeout| keep_alive.min(timeout - MARGIN.min(timeout / 2)))
 }
 
-impl Idle<UpstreamConn> {
+impl IdleConn<UpstreamConn> {
     fn is_good(&self, limits: &PoolLimits, distrust: &Distrust, addresses: &Addresses, now: Instant) -> bool {
         let limit = may_idle(limits.keep_alive, self.conn.keep_alive());
         let is_fresh = now.saturating_duration_since(self.since) < limit;
@@ -220,9 +221,15 @@ impl Pool {
         limits: PoolLimits,
         names: Option<Names>,
     ) -> Pool {
-        let (state, suspects) = (Mutex::default(), Waiting::default());
+        let (state, suspects) = (Mutex::default(), WaitingSuspects::default());
         let is_tls = upstream.scheme() == Some(&Scheme::HTTPS);
-        Pool { connector, upstream, is_tls, limits, shared: Arc::new(Shared { limits, names, state, suspects }) }
+        Pool {
+            connector,
+            upstream,
+            is_tls,
+            limits,
+            shared: Arc::new(PoolShared { limits, names, state, suspects }),
+        }
     }
 
     /// Whether connections use TLS.
@@ -285,16 +292,16 @@ impl Pool {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl PoolShared {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(self: &Arc<Shared>) -> Option<UpstreamConn> {
+    fn take(self: &Arc<PoolShared>) -> Option<UpstreamConn> {
         let now = Instant::now();
         let mut state = self.lock();
         self.refresh_addresses(&mut state, now);
-        let State { idle, distrust, addresses, .. } = &mut *state;
+        let PoolState { idle, distrust, addresses, .. } = &mut *state;
         while let Some(mut idle) = idle.take(now, thread::current().id()) {
             if idle.is_good(&self.limits, distrust, addresses, now) {
                 if idle.has_rested(now) {
@@ -306,9 +313,9 @@ impl Shared {
         None
     }
 
-    fn put(self: &Arc<Shared>, conn: UpstreamConn) {
+    fn put(self: &Arc<PoolShared>, conn: UpstreamConn) {
         let now = Instant::now();
-        let idle = Idle { thread: conn.thread(), conn, since: now };
+        let idle = IdleConn { thread: conn.thread(), conn, since: now };
         let mut state = self.lock();
         self.refresh_addresses(&mut state, now);
         let is_good = idle.is_good(&self.limits, &state.distrust, &state.addresses, now);
@@ -324,7 +331,7 @@ impl Shared {
 
     /// Resolves upstream's host name again when its addresses expire. Connections to other addresses are closed after their
     /// current response.
-    fn refresh_addresses(self: &Arc<Shared>, state: &mut State, now: Instant) {
+    fn refresh_addresses(self: &Arc<PoolShared>, state: &mut PoolState, now: Instant) {
         let Some(names) = &self.names else { return };
         if !state.addresses.are_due(now) {
             return;
@@ -335,7 +342,7 @@ impl Shared {
             let Some(shared) = shared.upgrade() else { return };
             let now = Instant::now();
             let mut state = shared.lock();
-            let State { idle, distrust, addresses, .. } = &mut *state;
+            let PoolState { idle, distrust, addresses, .. } = &mut *state;
             addresses.are_resolving = false;
             if let Ok(known) = found {
                 addresses.known = Some(known);
@@ -364,13 +371,13 @@ impl Shared {
 }
 
 /// Closes expired connections until none is left.
-async fn sweep(shared: Weak<Shared>, pause: Duration) {
+async fn sweep(shared: Weak<PoolShared>, pause: Duration) {
     loop {
         tokio::time::sleep(pause).await;
         let Some(shared) = shared.upgrade() else { return };
         let now = Instant::now();
         let mut state = shared.lock();
-        let State { idle, distrust, is_swept, addresses } = &mut *state;
+        let PoolState { idle, distrust, is_swept, addresses } = &mut *state;
         idle.retain(|idle| idle.is_good(&shared.limits, distrust, addresses, now));
         if idle.len() == 0 {
             *is_swept = false;
@@ -386,10 +393,10 @@ mod tests {
     #[test]
     fn a_resting_connection_is_taken_only_after_its_rest() {
         let now = Instant::now();
-        let mut queue = Queue::default();
+        let mut queue = IdleConns::default();
         let here = thread::current().id();
-        queue.put(Idle { conn: "rests", since: now, thread: here }, true);
-        queue.put(Idle { conn: "ready", since: now, thread: here }, false);
+        queue.put(IdleConn { conn: "rests", since: now, thread: here }, true);
+        queue.put(IdleConn { conn: "ready", since: now, thread: here }, false);
         let mut take = |later| queue.take(now + later, here).map(|idle| idle.conn);
         let moment = Duration::from_millis(1);
         assert_eq!(take(Duration::ZERO), Some("ready"));
@@ -401,10 +408,10 @@ mod tests {
     #[test]
     fn the_most_recently_used_connection_is_taken_first() {
         let now = Instant::now();
-        let mut queue = Queue::default();
+        let mut queue = IdleConns::default();
         let here = thread::current().id();
         for conn in 0..3 {
-            queue.put(Idle { conn, since: now, thread: here }, false);
+            queue.put(IdleConn { conn, since: now, thread: here }, false);
         }
         queue.retain(|idle| idle.conn != 1);
         assert_eq!(queue.len(), 2);
@@ -415,9 +422,9 @@ mod tests {
     fn a_connection_of_the_same_thread_is_taken_before_others() {
         let (now, here) = (Instant::now(), thread::current().id());
         let there = thread::spawn(|| thread::current().id()).join().unwrap();
-        let mut queue = Queue::default();
+        let mut queue = IdleConns::default();
         for (conn, thread) in [(0, here), (1, there), (2, here), (3, there)] {
-            queue.put(Idle { conn, since: now, thread }, false);
+            queue.put(IdleConn { conn, since: now, thread }, false);
         }
         assert_eq!([here, here, here, there].map(|thread| queue.take(now, thread).unwrap().conn), [2, 0, 3, 1]);
     }

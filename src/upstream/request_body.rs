@@ -47,7 +47,7 @@ pub struct ClientBody {
     /// Bytes still to be sent, if the client gave a length.
     left: Option<u64>,
     pub(super) progress: Arc<Progress>,
-    pub(super) upload: upload::Sender,
+    pub(super) upload: upload::UploadSender,
     /// Runs while the content waits for a 100. It is sent without one after that.
     continue_timeout: Option<Pin<Box<Sleep>>>,
     /// `None` while the time is not limited.
@@ -204,7 +204,7 @@ impl RequestBody {
             is_received: false,
             left,
             progress: Progress::new(),
-            upload: upload::Sender::default(),
+            upload: upload::UploadSender::default(),
             continue_timeout: None,
             rate: None,
             fault: None,

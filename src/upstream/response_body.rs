@@ -30,7 +30,7 @@ const CHECK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Limits on the time that a response body takes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct BodyLimits {
     /// It may be endless: an event stream, or an upgraded connection.
     pub is_stream: bool,
     /// Longest silence of upstream.
@@ -47,7 +47,7 @@ pub(super) struct Limits {
 /// boxed: every response to a client has room for it, and few have one.
 #[derive(Debug)]
 pub struct ResponseBody {
-    state: State,
+    state: BodyState,
     /// Read before it was polled for: [`ResponseBody::settle`], [`ResponseBody::receive_short`], [`ResponseBody::receive_within`].
     begun: Bytes,
     /// The client's share of the buffers for `begun`.
@@ -59,7 +59,7 @@ pub struct ResponseBody {
 }
 
 #[derive(Debug)]
-enum State {
+enum BodyState {
     Unmeasured(Box<Flow>),
     /// A task ends it if the client is too slow.
     Measured(Arc<Measured>, #[expect(dead_code, reason = "aborted with the body")] AbortOnDropHandle<()>),
@@ -84,7 +84,7 @@ struct Measurement {
 #[derive(Debug)]
 struct Flow {
     incoming: Incoming,
-    limits: Limits,
+    limits: BodyLimits,
     deadline: Option<Deadline>,
     ends_with_connection: bool,
     /// Dropped with the body: until then upstream's connection stays open.
@@ -117,14 +117,14 @@ type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 impl ResponseBody {
     pub(super) fn new(
         incoming: Incoming,
-        limits: Limits,
+        limits: BodyLimits,
         ends_with_connection: bool,
         end: Option<ResponseEnd>,
         place: UpstreamPlace,
     ) -> ResponseBody {
         let flow = Flow { incoming, limits, deadline: None, ends_with_connection, end, place: Some(place) };
         ResponseBody {
-            state: State::Unmeasured(Box::new(flow)),
+            state: BodyState::Unmeasured(Box::new(flow)),
             begun: Bytes::new(),
             share: None,
             broken: None,
@@ -136,13 +136,13 @@ impl ResponseBody {
     #[must_use]
     pub fn holding(mut self, unshared: Share) -> ResponseBody {
         match &mut self.state {
-            State::Unmeasured(flow) => flow.hold(unshared),
-            State::Measured(measured, _) => {
+            BodyState::Unmeasured(flow) => flow.hold(unshared),
+            BodyState::Measured(measured, _) => {
                 if let Some(flow) = &mut measured.lock().flow {
                     flow.hold(unshared);
                 }
             }
-            State::Gone => {}
+            BodyState::Gone => {}
         }
         self
     }
@@ -150,18 +150,18 @@ impl ResponseBody {
     /// Exchanges its place at upstream for one among the streams.
     pub(super) fn become_stream(&mut self) -> Result<(), Over> {
         match &mut self.state {
-            State::Unmeasured(flow) => flow.become_stream(),
-            State::Measured(measured, _) => {
+            BodyState::Unmeasured(flow) => flow.become_stream(),
+            BodyState::Measured(measured, _) => {
                 measured.lock().flow.as_mut().map_or(Ok(()), |flow| flow.become_stream())
             }
-            State::Gone => Ok(()),
+            BodyState::Gone => Ok(()),
         }
     }
 
     /// Reads short content that has arrived with its head: it then needs no timer, and goes to the client with the head.
     pub async fn settle(&mut self) {
         let is_short = self.size_hint().exact().is_some_and(|length| (1..=UNMEASURED).contains(&length));
-        let (State::Unmeasured(flow), true, true) = (&mut self.state, is_short, self.begun.is_empty()) else {
+        let (BodyState::Unmeasured(flow), true, true) = (&mut self.state, is_short, self.begun.is_empty()) else {
             return;
         };
         let mut frame = flow.incoming.frame().now_or_never();
@@ -216,7 +216,7 @@ impl ResponseBody {
     /// Empties it. Short content is read first, so that its connection can be used again.
     pub async fn discard(&mut self) {
         self.receive_short().await;
-        (self.begun, self.broken, self.state) = (Bytes::new(), None, State::Gone);
+        (self.begun, self.broken, self.state) = (Bytes::new(), None, BodyState::Gone);
     }
 
     /// Whether it ends with the connection, so that a truncated body looks like a complete one (RFC 9112 §8).
@@ -227,9 +227,9 @@ impl ResponseBody {
     /// Inspects the part from upstream, unless the body has been ended.
     fn inspect<T>(&self, at: impl FnOnce(&Flow) -> T) -> Option<T> {
         match &self.state {
-            State::Unmeasured(flow) => Some(at(flow)),
-            State::Measured(measured, _) => measured.lock().flow.as_deref().map(at),
-            State::Gone => None,
+            BodyState::Unmeasured(flow) => Some(at(flow)),
+            BodyState::Measured(measured, _) => measured.lock().flow.as_deref().map(at),
+            BodyState::Gone => None,
         }
     }
 
@@ -237,23 +237,23 @@ impl ResponseBody {
     /// of `idle_timeout`, the body fails and its place at upstream is released.
     #[must_use]
     pub fn for_client(self) -> ResponseBody {
-        let is_limited = matches!(&self.state, State::Unmeasured(flow) if flow.limits.download_rate > 0);
+        let is_limited = matches!(&self.state, BodyState::Unmeasured(flow) if flow.limits.download_rate > 0);
         ResponseBody { sent: is_limited.then_some(0), ..self }
     }
 
     /// Counts bytes sent to the client, and starts to measure its rate.
     fn note(&mut self, bytes: u64) {
-        let (State::Unmeasured(flow), Some(sent)) = (&self.state, &mut self.sent) else { return };
+        let (BodyState::Unmeasured(flow), Some(sent)) = (&self.state, &mut self.sent) else { return };
         *sent += bytes;
         if *sent <= UNMEASURED || flow.incoming.is_end_stream() {
             return;
         }
-        if let State::Unmeasured(flow) = std::mem::replace(&mut self.state, State::Gone) {
+        if let BodyState::Unmeasured(flow) = std::mem::replace(&mut self.state, BodyState::Gone) {
             let rate = MinRate::new(flow.limits.grace, flow.limits.download_rate);
             let measurement = Measurement { flow: Some(flow), rate, pending: Some((bytes, Instant::now())) };
             let measured = Arc::new(Measured(Mutex::new(measurement)));
             let task = AbortOnDropHandle::new(tokio::spawn(end_if_too_slow(Arc::clone(&measured))));
-            self.state = State::Measured(measured, task);
+            self.state = BodyState::Measured(measured, task);
         }
     }
 }
@@ -334,7 +334,7 @@ impl Flow {
             let frame = frame.map(|frame| frame.map(strip_trailers).map_err(BodyError::Broken));
             return Poll::Ready(frame);
         }
-        let Limits { silence, stream_after, .. } = self.limits;
+        let BodyLimits { silence, stream_after, .. } = self.limits;
         loop {
             // The timer is created only when the body has to be awaited: most arrive with their heads.
             let deadline = self.deadline.get_or_insert_with(|| match stream_after < silence {
@@ -380,9 +380,9 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(error)));
         }
         let frame = match &mut this.state {
-            State::Unmeasured(flow) => flow.poll_frame(cx),
-            State::Measured(measured, _) => measured.lock().poll_frame(cx),
-            State::Gone => return Poll::Ready(None),
+            BodyState::Unmeasured(flow) => flow.poll_frame(cx),
+            BodyState::Measured(measured, _) => measured.lock().poll_frame(cx),
+            BodyState::Gone => return Poll::Ready(None),
         };
         if let Some(bytes) = data(&frame) {
             this.note(bytes);
@@ -393,7 +393,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         let has_ended = self.begun.is_empty() && self.broken.is_none();
         has_ended
-            && self.inspect(|flow| flow.incoming.is_end_stream()).unwrap_or(matches!(self.state, State::Gone))
+            && self.inspect(|flow| flow.incoming.is_end_stream()).unwrap_or(matches!(self.state, BodyState::Gone))
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -13,14 +13,14 @@ use super::{Progress, Upload, UploadFault, UpstreamPlace};
 /// Marks the response as ended when dropped. Content that waits for a 100 is then aborted.
 #[derive(Debug)]
 pub(super) struct ResponseEnd {
-    pub rest: Rest,
+    pub rest: RestOfUpload,
     /// Released when the content has ended.
     pub place: Option<UpstreamPlace>,
 }
 
 /// The rest of the request content.
 #[derive(Debug, Clone)]
-pub(super) struct Rest {
+pub(super) struct RestOfUpload {
     pub upload: Arc<Upload>,
     pub progress: Arc<Progress>,
     /// Longest time without progress.
@@ -44,7 +44,7 @@ impl Drop for ResponseEnd {
     }
 }
 
-impl Rest {
+impl RestOfUpload {
     /// Waits until the content has ended, or ends it.
     async fn sent(self) {
         self.progress.note();

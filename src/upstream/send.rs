@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use super::conn::{self, UpstreamConn};
 use super::error::{ConnectionFault, NoResponse};
 use super::framing::Ending;
-use super::response_body::Limits;
-use super::response_end::{ResponseEnd, Rest};
+use super::response_body::BodyLimits;
+use super::response_end::{ResponseEnd, RestOfUpload};
 use super::upload::Unsent;
 use super::{
     HostField, MinRate, Progress, RequestBody, ResponseBody, Upload, UploadFault, Upstream, UpstreamError,
@@ -29,16 +29,16 @@ use crate::http::headers;
 pub struct ContentUnread;
 
 /// The head of upstream's response, with what its body needs.
-struct Received {
+struct ReceivedResponse {
     response: Response<Incoming>,
-    limits: Limits,
+    limits: BodyLimits,
     ends_with_connection: bool,
     end: Option<ResponseEnd>,
 }
 
-impl Received {
+impl ReceivedResponse {
     fn into_response(self, place: UpstreamPlace) -> Response<ResponseBody> {
-        let Received { response, limits, ends_with_connection, end } = self;
+        let ReceivedResponse { response, limits, ends_with_connection, end } = self;
         response.map(|incoming| ResponseBody::new(incoming, limits, ends_with_connection, end, place))
     }
 }
@@ -137,7 +137,7 @@ impl Upstream {
         mut headers: HeaderMap,
         mut body: RequestBody,
         interim: Option<InterimSender>,
-    ) -> Result<Received, NoResponse> {
+    ) -> Result<ReceivedResponse, NoResponse> {
         let progress = match &body {
             RequestBody::Client(body) => Arc::clone(&body.progress),
             RequestBody::Empty | RequestBody::Whole(_) => Progress::new(),
@@ -193,7 +193,7 @@ impl Upstream {
         let (mut conn, mut response) = outcome.map_err(|failure| given_up(failure, upload.as_deref()))?;
         let unsent = upload.as_ref().map_or(Unsent::Nothing, |upload| upload.begin_response());
         let end = upload.map(|upload| {
-            let rest = Rest { upload, progress, silence: self.silence, connection: conn.task() };
+            let rest = RestOfUpload { upload, progress, silence: self.silence, connection: conn.task() };
             ResponseEnd { rest, place: None }
         });
         let ending = Ending::of(method, response.status());
@@ -221,7 +221,7 @@ impl Upstream {
         }
         let ends_with_connection = ending == Ending::Content && headers::is_close_delimited(response.headers());
         let limits = self.limits(&response);
-        Ok(Received { response, limits, ends_with_connection, end })
+        Ok(ReceivedResponse { response, limits, ends_with_connection, end })
     }
 
     /// Sends a request of at least `length` bytes on a pooled connection, or on a new one, and waits for the head of its
@@ -277,9 +277,9 @@ impl Upstream {
         MinRate::new(self.silence, self.download_rate)
     }
 
-    fn limits(&self, response: &Response<Incoming>) -> Limits {
+    fn limits(&self, response: &Response<Incoming>) -> BodyLimits {
         let is_event_stream = is_event_stream(response.headers());
-        Limits {
+        BodyLimits {
             is_stream: is_event_stream || response.status() == StatusCode::SWITCHING_PROTOCOLS,
             silence: if is_event_stream { self.stream_silence } else { self.silence },
             stream_after: self.stream_after,

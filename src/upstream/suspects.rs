@@ -78,12 +78,12 @@ impl Carried {
 
 /// The suspects of all connections that wait for their invalidation.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct WaitingSuspects {
     suspects: Mutex<Suspects>,
     added: Notify,
 }
 
-impl Waiting {
+impl WaitingSuspects {
     /// Adds suspects; beyond [`WAITING`] only [`Suspects::are_more`] is set.
     pub fn add(&self, suspects: Suspects) {
         if suspects.is_empty() {
@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn too_many_waiting_suspects_count_as_all_requests() {
-        let waiting = Waiting::default();
+        let waiting = WaitingSuspects::default();
         for expected in [1, 2] {
             for number in 0..expected {
                 waiting.add(Suspects {

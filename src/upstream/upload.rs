@@ -50,7 +50,7 @@ enum Phase {
 
 /// The state of the final response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Reading {
+enum ResponsePhase {
     #[default]
     Awaited,
     /// It is being read: upstream's connection must stay open.
@@ -59,9 +59,9 @@ enum Reading {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct UploadState {
     phase: Phase,
-    response: Reading,
+    response: ResponsePhase,
     /// Wakes the task of upstream's connection.
     waker: Option<Waker>,
 }
@@ -70,7 +70,7 @@ struct State {
 #[derive(Debug, Default)]
 pub struct Upload {
     /// Guards the state of both, so that content that was aborted cannot become complete.
-    state: Mutex<State>,
+    state: Mutex<UploadState>,
     /// Notified when the content has ended.
     end: Notify,
 }
@@ -104,7 +104,7 @@ impl Upload {
     /// Lets the content be sent, unless the final response has begun.
     pub(super) fn release(&self) {
         let mut state = self.lock();
-        if (state.phase, state.response) == (Phase::Held, Reading::Awaited) {
+        if (state.phase, state.response) == (Phase::Held, ResponsePhase::Awaited) {
             state.phase = Phase::Sending;
             state.wake();
         }
@@ -114,7 +114,7 @@ impl Upload {
     pub(super) fn poll_released(&self, cx: &Context<'_>) -> Poll<Result<(), UploadFault>> {
         let mut state = self.lock();
         match (state.phase, state.response) {
-            (Phase::Held, Reading::Over) => Poll::Ready(Err(UploadFault::Unwanted)),
+            (Phase::Held, ResponsePhase::Over) => Poll::Ready(Err(UploadFault::Unwanted)),
             (Phase::Held, _) => {
                 state.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -164,18 +164,18 @@ impl Upload {
     pub(super) fn poll_not_responding(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         match state.response {
-            Reading::Begun => {
+            ResponsePhase::Begun => {
                 state.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
-            Reading::Awaited | Reading::Over => Poll::Ready(()),
+            ResponsePhase::Awaited | ResponsePhase::Over => Poll::Ready(()),
         }
     }
 
     /// Records the head of the final response. Returns how much of the content has not been sent.
     pub(super) fn begin_response(&self) -> Unsent {
         let mut state = self.lock();
-        state.response = Reading::Begun;
+        state.response = ResponsePhase::Begun;
         match state.phase {
             Phase::Whole => Unsent::Nothing,
             Phase::Held => Unsent::All,
@@ -186,16 +186,16 @@ impl Upload {
     /// Records that the final response has been read, or is no longer wanted.
     pub(super) fn end_response(&self) {
         let mut state = self.lock();
-        state.response = Reading::Over;
+        state.response = ResponsePhase::Over;
         state.wake();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, UploadState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl UploadState {
     fn wake(&mut self) {
         self.waker.take().into_iter().for_each(Waker::wake);
     }
@@ -203,9 +203,9 @@ impl State {
 
 /// The sending side. Gives up the content if dropped before it is whole.
 #[derive(Debug, Default)]
-pub(super) struct Sender(pub Arc<Upload>);
+pub(super) struct UploadSender(pub Arc<Upload>);
 
-impl Drop for Sender {
+impl Drop for UploadSender {
     fn drop(&mut self) {
         self.0.fail(UploadFault::GivenUp);
     }
@@ -285,9 +285,9 @@ mod tests {
 
     #[tokio::test]
     async fn content_ends_when_it_is_whole_or_will_never_be() {
-        let ends: [fn(Sender); 3] = [|content| complete(&content.0), |content| break_off(&content.0), drop];
+        let ends: [fn(UploadSender); 3] = [|content| complete(&content.0), |content| break_off(&content.0), drop];
         for end in ends {
-            let content = Sender::default();
+            let content = UploadSender::default();
             let upload = Arc::clone(&content.0);
             let mut ended = pin!(upload.ended());
             assert!(std::future::poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await.is_pending());

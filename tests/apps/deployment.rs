@@ -110,8 +110,8 @@ fn systemd_accepts_the_unit_and_finds_it_hardened() {
     assert!(text.contains("\nExecStart=larder serve --rules /etc/larder/rules.toml\n"));
     std::fs::write(&unit, text.replace("=larder serve", concat!("=", env!("CARGO_BIN_EXE_larder"), " serve")))
         .unwrap();
-    let said = succeeds(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit));
-    assert_eq!(said, "", "systemd-analyze verify warns");
+    let printed = succeeds(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit));
+    assert_eq!(printed, "", "systemd-analyze verify warns");
     // In tenths: 100 is no protection at all.
     succeeds(Command::new("systemd-analyze").args(["security", "--offline=yes", "--threshold=20"]).arg(&unit));
 }

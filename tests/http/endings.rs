@@ -100,12 +100,12 @@ fn explain_gives_the_reason_for_a_close_delimited_response() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("head");
     std::fs::write(&file, head).unwrap();
-    let told = |path: &str| {
+    let explanation = |path: &str| {
         let arguments = ["explain", "GET", path, "--rules", "rules.toml", "--response", file.to_str().unwrap()];
         crate::support::larder(Some(RULES), &arguments).stdout
     };
-    assert!(told("/plain/a").contains("close_delimited = \"store\""), "{}", told("/plain/a"));
-    assert!(!told("/storing/a").contains("close_delimited"), "{}", told("/storing/a"));
+    assert!(explanation("/plain/a").contains("close_delimited = \"store\""), "{}", explanation("/plain/a"));
+    assert!(!explanation("/storing/a").contains("close_delimited"), "{}", explanation("/storing/a"));
 }
 
 // ---- Bodies that break off

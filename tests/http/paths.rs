@@ -278,8 +278,8 @@ fn explain_lists_the_readings_of_other_families() {
 fn families_by_suffix_beside_identity_cause_a_warning() {
     let exit = larder(Some(RULES), &["check"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
-    let told = "takes paths by their end";
-    let warnings: Vec<&str> = exit.stdout.lines().filter(|line| line.contains(told)).collect();
+    let warning = "takes paths by their end";
+    let warnings: Vec<&str> = exit.stdout.lines().filter(|line| line.contains(warning)).collect();
     assert_eq!(warnings.len(), 2, "{exit:?}");
     for (warning, private) in warnings.iter().zip(["\"me\"", "\"mine\""]) {
         assert!(
@@ -291,5 +291,5 @@ fn families_by_suffix_beside_identity_cause_a_warning() {
     eventually("it is logged", || site.log().contains("takes paths by their end"));
     let folder = RULES.replace(r"|/.*\.css", "");
     let exit = larder(Some(&folder), &["check"]);
-    assert!(exit.code == Some(0) && !exit.stdout.contains(told), "{exit:?}");
+    assert!(exit.code == Some(0) && !exit.stdout.contains(warning), "{exit:?}");
 }

@@ -158,7 +158,7 @@ fn conditions_are_met_before_a_range_is_cut(tier: Tier) {
 
 fn a_206_has_the_fields_of_the_200(tier: Tier) {
     let site = Site::start(tier, "");
-    let told = [
+    let stored_fields = [
         ("cache-control", "max-age=600"),
         ("content-location", "/there"),
         ("date", "Sun, 06 Nov 2033 08:49:37 GMT"),
@@ -170,11 +170,13 @@ fn a_206_has_the_fields_of_the_200(tier: Tier) {
         ("last-modified", MODIFIED),
         ("x-other", "1"),
     ];
-    site.upstream
-        .on("/", told.iter().fold(Reply::new("0123456789"), |reply, (name, value)| reply.header(name, value)));
+    site.upstream.on(
+        "/",
+        stored_fields.iter().fold(Reply::new("0123456789"), |reply, (name, value)| reply.header(name, value)),
+    );
     site.get("/").shows("stored");
     let part = get(&site, "/", &[("Range", "bytes=0-1")]).shows("hit").has_status(206).carries("01");
-    for (name, value) in told {
+    for (name, value) in stored_fields {
         assert_eq!(part.headers(name), [value], "{part:?}");
     }
     assert_eq!(part.headers("age").len(), 1, "{part:?}");

@@ -416,14 +416,14 @@ fn a_head_has_the_fields_of_a_get() {
         let fields = "Cache-Control: max-age=600\nETag: \"1\"\nX-Name: 1\nX-Name: 2\nContent-Type: text/plain\nLocation: /a";
         site.upstream.on(&target, message(status, fields));
         site.get(&target).shows("stored");
-        let said = |method: &str| {
+        let response_to = |method: &str| {
             let answer = site.call(method, &target).send().shows("hit");
-            let told = |name: &str| !["age", "cache-status", "x-request-id"].contains(&name);
-            let mut fields: Vec<_> = answer.headers.into_iter().filter(|(name, _)| told(name)).collect();
+            let is_compared = |name: &str| !["age", "cache-status", "x-request-id"].contains(&name);
+            let mut fields: Vec<_> = answer.headers.into_iter().filter(|(name, _)| is_compared(name)).collect();
             fields.sort();
             (answer.status, fields)
         };
-        assert_eq!(said("HEAD"), said("GET"), "{status}");
+        assert_eq!(response_to("HEAD"), response_to("GET"), "{status}");
         site.call("HEAD", &target).send().carries("");
     }
 }

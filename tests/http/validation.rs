@@ -312,14 +312,14 @@ fn a_full_answer_to_a_validation_is_used(tier: Tier) {
 
 fn a_server_error_on_validation_goes_on_and_spoils_nothing(tier: Tier) {
     let site = Site::start(tier, "");
-    for (status, said) in [500, 502, 503, 504, 501, 507, 599]
+    for (status, field) in [500, 502, 503, 504, 501, 507, 599]
         .iter()
         .flat_map(|status| [(status, "no-transform"), (status, "public, max-age=600")])
     {
-        let target = format!("/{status}/{}", said.len());
+        let target = format!("/{status}/{}", field.len());
         let unchanged = message("304 Not Modified", "ETag: \"1\"\nCache-Control: max-age=600");
         let stored = message("200 OK", &format!("{STALE}\nETag: \"1\""));
-        site.upstream.script(&target, [stored, Reply::status(*status).cached(said), unchanged]);
+        site.upstream.script(&target, [stored, Reply::status(*status).cached(field), unchanged]);
         site.get(&target).carries("ok");
         site.get(&target).hides("hit").hides("stored").has_status(*status);
         site.get(&target).shows("fwd-status=304").has_status(200).carries("ok");
@@ -445,7 +445,7 @@ fn if_none_match_goes_before_if_modified_since(tier: Tier) {
 
 fn a_304_from_the_cache_has_the_required_fields_of_the_200(tier: Tier) {
     let site = Site::start(tier, "");
-    let told = [
+    let sent = [
         ("cache-control", "max-age=600"),
         ("content-location", "/there"),
         ("date", "Sun, 06 Nov 2033 08:49:37 GMT"),
@@ -454,14 +454,14 @@ fn a_304_from_the_cache_has_the_required_fields_of_the_200(tier: Tier) {
         ("vary", "Accept"),
     ];
     let left_out = [("content-type", "text/plain"), ("content-language", "de"), ("last-modified", MODIFIED)];
-    let fields: String = told.iter().chain(&left_out).map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let fields: String = sent.iter().chain(&left_out).map(|(name, value)| format!("{name}: {value}\n")).collect();
     for target in ["/hit", "/miss"] {
         site.upstream.on(target, message("200 OK", &fields));
     }
     site.get("/hit").shows("stored");
     for target in ["/hit", "/miss"] {
         let confirmed = get(&site, target, &[("If-None-Match", "\"1\"")]).has_status(304).carries("");
-        for (name, value) in told {
+        for (name, value) in sent {
             assert_eq!(confirmed.headers(name), [value], "{target}: {confirmed:?}");
         }
         for (name, _) in left_out {

@@ -199,7 +199,7 @@ fn no_caller_gets_anothers_variant(tier: Tier) {
         let (api, target) = (Api::of(seed), format!("/{seed}"));
         site.upstream.answer(&target, move |request| api.answer(request));
         let mut state = seed;
-        let mut told = Vec::new();
+        let mut answers = Vec::new();
         for _ in 0..20 {
             let mut pick = |most: usize| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
@@ -211,7 +211,7 @@ fn no_caller_gets_anothers_variant(tier: Tier) {
             let call =
                 fields.iter().fold(site.call("GET", &target), |call, (name, value)| call.header(name, value));
             let answer = if is_bad { call.header("X-Bad", "1").send() } else { call.send() };
-            told.push(format!("{fields:?} {is_bad}: {:?}", answer.headers("cache-status")));
+            answers.push(format!("{fields:?} {is_bad}: {:?}", answer.headers("cache-status")));
             if is_bad && answer.status == api.refusal {
                 continue;
             }
@@ -222,11 +222,11 @@ fn no_caller_gets_anothers_variant(tier: Tier) {
             let was_coded = answer.header("content-encoding").is_some();
             let may_be_plain = is_coded && api.coded == Some(false) && !was_coded;
             let body = if may_be_plain { body.replace("true", "false") } else { body };
-            assert_eq!((answer.status, answer.text()), (200, body), "{api:?} {told:#?}");
-            assert!(was_coded == is_coded || may_be_plain, "{api:?} {told:#?}");
+            assert_eq!((answer.status, answer.text()), (200, body), "{api:?} {answers:#?}");
+            assert!(was_coded == is_coded || may_be_plain, "{api:?} {answers:#?}");
             if api.by_origin {
                 let allowed = own("origin").unwrap_or_else(|| "none".to_owned());
-                assert_eq!(answer.headers("access-control-allow-origin"), [allowed], "{api:?} {told:#?}");
+                assert_eq!(answer.headers("access-control-allow-origin"), [allowed], "{api:?} {answers:#?}");
             }
         }
     }

@@ -342,7 +342,7 @@ fn a_coding_counts_as_vary_accept_encoding(tier: Tier) {
         ("gzip", &["Accept-Encoding"], &["Accept-Encoding"]),
         ("gzip", &["origin, accept-encoding"], &["origin, accept-encoding"]),
     ];
-    for (index, (coding, vary, told)) in rows.into_iter().enumerate() {
+    for (index, (coding, vary, expected)) in rows.into_iter().enumerate() {
         let target = format!("/{index}");
         site.upstream.answer(&target, move |request| {
             let is_accepted = request.header("accept-encoding").is_some_and(|value| value.starts_with("gzip, "));
@@ -353,7 +353,7 @@ fn a_coding_counts_as_vary_accept_encoding(tier: Tier) {
         let ask = |value: &str| get(&site, &target, &[("Accept-Encoding", value)]);
         for part in ["stored", "hit"] {
             let coded = ask("gzip, br").shows(part).carries("coded");
-            assert_eq!(coded.headers("vary"), told, "{part}: caches behind this one have to know too");
+            assert_eq!(coded.headers("vary"), expected, "{part}: caches behind this one have to know too");
         }
         for value in ["identity", "gzip;q=0", "gzip;q=0, *;q=0", "", "*", "br;q=0, identity"] {
             ask(value).hides("hit").carries("plain");

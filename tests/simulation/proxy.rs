@@ -883,7 +883,7 @@ fn entry(
         freshness,
         for_credentials: false,
         consumed: false,
-        said: None,
+        original_fields: None,
     };
     Entry { text: read.key.text.as_str().into(), stamp, tags: tags.into(), content: Content::Response(response) }
 }

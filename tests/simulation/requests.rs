@@ -15,7 +15,7 @@ use larder::http::target::Target as Uri;
 use larder::key::{self, CacheKey, KeyHash, PresentedCredentials, Redaction, StoreKey};
 use larder::marks::Tag;
 use larder::proxy::write;
-use larder::rules::content::{Place, RuleContent};
+use larder::rules::content::{ContentPlace, RuleContent};
 use larder::rules::{
     CallerIdentity, Captures, InstanceValues, Invalidation, MatchedRule, RuleSet, Unresolved, WriteValues,
 };
@@ -320,7 +320,8 @@ impl Rules {
         let verdicts = &self.set.families()[authorize.verdicts];
         let (target, fields) = (uri(&authorize.path), self.credentials.select(&cookie.fields(), &[]));
         let digests = key::credentials(&fields, None).unwrap_or_default();
-        let of_callers = if verdicts.told_by_caller { verdicts.tags_of_callers(&digests) } else { vec![] };
+        let of_callers =
+            if verdicts.is_invalidated_by_caller { verdicts.tags_of_callers(&digests) } else { vec![] };
         let (captures, values) = (Captures::new(), InstanceValues::new());
         let of_family = verdicts.tags_of(&target.readings(), &captures, &values);
         let presented = PresentedCredentials::without_token(&fields);
@@ -364,7 +365,8 @@ impl Rules {
         let rules = || known.iter().map(|matched| matched.rule);
         let request = match form {
             Form::Body(register, content, _) if is_received => {
-                let places: Vec<Place> = rules().flat_map(Invalidation::places_in_content).cloned().collect();
+                let places: Vec<ContentPlace> =
+                    rules().flat_map(Invalidation::places_in_content).cloned().collect();
                 let (fields, bytes) = content.fields_and_bytes(register);
                 RuleContent::read(&fields, &bytes, &places)
             }
@@ -372,7 +374,8 @@ impl Rules {
         };
         let response = match form {
             Form::Response(register, content) if status.is_some() => {
-                let places: Vec<Place> = rules().flat_map(Invalidation::places_in_response).cloned().collect();
+                let places: Vec<ContentPlace> =
+                    rules().flat_map(Invalidation::places_in_response).cloned().collect();
                 let (fields, bytes) = content.fields_and_bytes(register);
                 RuleContent::read(&fields, &bytes, &places)
             }

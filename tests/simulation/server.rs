@@ -10,7 +10,7 @@ use bytes::Bytes;
 use larder::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use larder::store::fleet::{
     Again, Cause, EpochState, FleetBypass, Generation, Holder, Intent, Invalidated, Member as RosterMember,
-    Membership, Message, Registry, RegistryContent, Roster, Synced, TOLD_MAX,
+    Membership, Message, NUDGE_TAGS_MAX, Registry, RegistryContent, Roster, Synced,
 };
 
 /// Marks that one sync returns, as in `store/redis/fleet.rs`.
@@ -206,7 +206,7 @@ struct Meta {
     lease: Option<u64>,
     lease_at: Option<u64>,
     soft: bool,
-    heard: Option<u64>,
+    last_sync: Option<u64>,
     silent_from: u64,
     silent_until: u64,
     unknown: bool,
@@ -321,7 +321,7 @@ impl Server {
         let data = &mut self.data;
         data.graces.values_mut().chain(data.intents.deadlines.values_mut()).for_each(|end| *end = 1);
         let meta = &mut data.meta;
-        [&mut meta.lease_at, &mut meta.born, &mut meta.heard].into_iter().flatten().for_each(|at| *at = 1);
+        [&mut meta.lease_at, &mut meta.born, &mut meta.last_sync].into_iter().flatten().for_each(|at| *at = 1);
     }
 
     /// Evicts the entry at this place in the order of keys, if there is one.
@@ -383,7 +383,7 @@ impl Server {
             born: Some(caller.now),
             cause: Some(why),
             soft: false,
-            heard: Some(caller.now),
+            last_sync: Some(caller.now),
             silent_from: caller.now,
             silent_until: caller.now,
             unknown: false,
@@ -647,7 +647,7 @@ impl Server {
     }
 
     fn nudge(&mut self, tags: &[Tag], cause: &Cause<'_>, stamp: Stamp, previous: Sequence) {
-        let is_small = !tags.is_empty() && tags.len() <= TOLD_MAX;
+        let is_small = !tags.is_empty() && tags.len() <= NUDGE_TAGS_MAX;
         let has_tags = is_small && cause.soft.is_empty() && in_lines(tags);
         let claimed = if self.has(Flaw::NudgesSkipOne) { self.previous_nudge } else { previous };
         self.previous_nudge = previous;
@@ -681,7 +681,7 @@ impl Server {
 impl Server {
     pub fn sync(&mut self, me: &Membership, caller: &CallerIdentity) -> Synced {
         let meta = self.valid_epoch(caller);
-        let generation = Generation { epoch: Epoch(meta.epoch), number: self.hear(me, meta.epoch, caller) };
+        let generation = Generation { epoch: Epoch(meta.epoch), number: self.generation(me, meta.epoch, caller) };
         let (is_new, previous) = (!self.is_member(&me.id), self.data.meta.revision);
         self.renew(me, caller);
         let registered = self.register(me, is_new, caller);
@@ -825,17 +825,17 @@ impl Server {
     }
 
     /// Notes a sync, and the end of a silence. Returns the generation.
-    fn hear(&mut self, me: &Membership, epoch: u64, caller: &CallerIdentity) -> u64 {
+    fn generation(&mut self, me: &Membership, epoch: u64, caller: &CallerIdentity) -> u64 {
         let (is_ignored, longest) = (self.has(Flaw::IgnoresSilences), self.longest_lease());
         let (meta, now, period) = (&mut self.data.meta, caller.now, millis(me.period));
         let shortest = meta.shortest.unwrap_or(period);
-        let heard = meta.heard.unwrap_or(0);
-        if now >= heard + shortest * 1000 || now < heard {
-            let is_long = now < heard || now - heard >= 4_000_000;
-            let is_young = heard < meta.born.unwrap_or(0) + longest.max(period) * 1000;
-            let is_next = heard < meta.silent_until + LONG_AGO;
+        let last_sync = meta.last_sync.unwrap_or(0);
+        if now >= last_sync + shortest * 1000 || now < last_sync {
+            let is_long = now < last_sync || now - last_sync >= 4_000_000;
+            let is_young = last_sync < meta.born.unwrap_or(0) + longest.max(period) * 1000;
+            let is_next = last_sync < meta.silent_until + LONG_AGO;
             meta.unknown = is_long || is_young || (is_next && meta.unknown);
-            let from = if is_next { meta.silent_from } else { heard };
+            let from = if is_next { meta.silent_from } else { last_sync };
             (meta.silent_from, meta.silent_until) = (from, now);
             if !is_ignored {
                 meta.generation += 1;
@@ -847,7 +847,7 @@ impl Server {
         if period <= shortest || now > meta.shortest_at + LONG_AGO {
             (meta.shortest, meta.shortest_at) = (Some(period), now);
         }
-        meta.heard = Some(now);
+        meta.last_sync = Some(now);
         meta.generation
     }
 
@@ -1035,8 +1035,8 @@ impl Server {
     pub fn dismiss(&mut self, holder: &Holder, generation: Generation, caller: &CallerIdentity) -> bool {
         let meta = &self.data.meta;
         let is_same = meta.epoch == Some(generation.epoch.0) && meta.generation == generation.number;
-        let (heard, shortest) = (meta.heard.unwrap_or(0), meta.shortest.unwrap_or(0));
-        let is_silent = caller.now < heard || caller.now - heard >= shortest * 1000;
+        let (last_sync, shortest) = (meta.last_sync.unwrap_or(0), meta.shortest.unwrap_or(0));
+        let is_silent = caller.now < last_sync || caller.now - last_sync >= shortest * 1000;
         let mut known = self.data.members.known.iter();
         let is_it = known.any(|(id, member)| {
             let is_over = caller.now >= member.syncs + micros(member.lease);

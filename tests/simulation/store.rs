@@ -261,7 +261,7 @@ impl Link {
     }
 
     /// Passes a message on, in its own time; or not.
-    pub fn hear(self: &Arc<Link>, message: &Message) {
+    pub fn receive(self: &Arc<Link>, message: &Message) {
         let conduct = self.conduct();
         let Some(connection) = self.connection() else { return };
         let times = 1 + usize::from(self.world.happens(conduct.messages_repeated));

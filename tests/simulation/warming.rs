@@ -173,7 +173,7 @@ impl Proxy {
         let Some(target) = &read.repeatable else { return };
         self.cache.hot().count(read.key.hash, || {
             let (key, target, tags) = (read.key.hash, target.clone(), read.tags.clone());
-            Some(hot::Read { key, target, headers: HeaderMap::new(), client: Ipv4Addr::LOCALHOST.into(), tags })
+            Some(hot::HotRead { key, target, headers: HeaderMap::new(), client: Ipv4Addr::LOCALHOST.into(), tags })
         });
     }
 
@@ -212,7 +212,7 @@ impl Proxy {
     }
 }
 
-fn path_of(read: &Arc<hot::Read>) -> String {
+fn path_of(read: &Arc<hot::HotRead>) -> String {
     read.target.path_and_query()
 }
 

@@ -266,7 +266,7 @@ impl World {
         for (run, published) in deposed.into_iter().chain([present]).filter(|(_, published)| !published.is_empty())
         {
             for link in self.links().into_iter().filter(|link| link.run() == Some(run)) {
-                published.iter().for_each(|message| link.hear(message));
+                published.iter().for_each(|message| link.receive(message));
             }
         }
     }

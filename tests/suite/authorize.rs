@@ -519,22 +519,22 @@ fn explain_says_what_the_api_is_asked_and_what_it_said(tier: Tier) {
         );
         site.admin_get(&target).has_status(200).json()
     };
-    let told = explain(ANN);
-    assert_eq!(told["authorization"]["verdict"], "not stored", "{told:#}");
+    let explanation = explain(ANN);
+    assert_eq!(explanation["authorization"]["verdict"], "not stored", "{explanation:#}");
     get(&site, "/stats", ANN).send().shows("stored");
     get(&site, "/stats", EVE).send().shows("detail=unauthorized");
     assert_eq!(checks(&site), 2);
-    let told = explain(ANN);
-    assert_eq!(told["authorization"]["verdict"], "granted", "{told:#}");
+    let explanation = explain(ANN);
+    assert_eq!(explanation["authorization"]["verdict"], "granted", "{explanation:#}");
     assert!(
-        told["authorization"]["check"].as_str().unwrap().ends_with("/auth/check with authorization"),
-        "{told:#}"
+        explanation["authorization"]["check"].as_str().unwrap().ends_with("/auth/check with authorization"),
+        "{explanation:#}"
     );
-    assert!(!told.to_string().contains("Bearer"), "{told:#}");
-    assert_eq!(told["now"]["does"], "hit", "{told:#}");
-    let told = explain(EVE);
+    assert!(!explanation.to_string().contains("Bearer"), "{explanation:#}");
+    assert_eq!(explanation["now"]["does"], "hit", "{explanation:#}");
+    let explanation = explain(EVE);
     assert_eq!(
-        (&told["authorization"]["verdict"], &told["now"]["does"]),
+        (&explanation["authorization"]["verdict"], &explanation["now"]["does"]),
         (&"refused".into(), &"forwarded".into())
     );
     assert_eq!(checks(&site), 2, "to explain asks nobody");

@@ -134,11 +134,11 @@ fn larder_bypass_says_how_many_proxies_follow() {
     let run = |proxy: &Larder, arguments: &[&str]| {
         larder(None, &[&["bypass"], arguments, &["--admin", &format!("http://{}", proxy.admin)]].concat()).stdout
     };
-    let said = run(&site, &["users", "--for", "10m"]);
-    assert!(said.contains("All 2 proxies follow.") && said.contains("users"), "{said}");
+    let output = run(&site, &["users", "--for", "10m"]);
+    assert!(output.contains("All 2 proxies follow.") && output.contains("users"), "{output}");
     assert!(run(&other, &[]).contains("users"));
-    let said = run(&other, &["users", "--off"]);
-    assert!(said.contains("All 2 proxies follow.") && said.contains("No family is bypassed."), "{said}");
+    let output = run(&other, &["users", "--off"]);
+    assert!(output.contains("All 2 proxies follow.") && output.contains("No family is bypassed."), "{output}");
 }
 
 #[test]

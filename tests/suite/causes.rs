@@ -43,10 +43,10 @@ fn every_kind_of_failure_is_logged_with_its_cause_and_told_on_the_admin() {
         assert_eq!(answer.json().get("last_failure"), None, "clients are told nothing without a token");
         let failure = larder.admin_get("/cache/stats").json()["upstream"]["last_failure"].clone();
         assert_eq!(failure["kind"], kind, "{target}: {failure}");
-        let told = failure["cause"].as_str().unwrap();
-        assert!(told.contains(cause), "{target}: {failure}");
+        let text = failure["cause"].as_str().unwrap();
+        assert!(text.contains(cause), "{target}: {failure}");
         assert!(failure["time"].as_str().unwrap().ends_with('Z'), "{failure}");
-        eventually(target, || larder.log().contains(told));
+        eventually(target, || larder.log().contains(text));
     }
     gate.open();
     upstream.stop();
@@ -61,9 +61,9 @@ fn a_client_with_a_token_of_the_admin_is_told_the_cause() {
     let larder = with_tokens(&upstream);
     upstream.stop();
     for (method, target) in [("GET", "/users"), ("GET", "/other"), ("POST", "/users"), ("QUERY", "/users")] {
-        let told = debug(&larder, method, target, "of-a-viewer").send().has_status(502);
-        assert_eq!(told.header("cache-control"), Some("no-store"));
-        let body = told.json();
+        let answer = debug(&larder, method, target, "of-a-viewer").send().has_status(502);
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let body = answer.json();
         assert_eq!(body["error"], "upstream cannot be reached", "{body}");
         assert_eq!(body["last_failure"]["cause"], "connection refused", "{method} {target}: {body}");
     }

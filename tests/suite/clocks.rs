@@ -50,9 +50,9 @@ fn a_wrong_clock_changes_no_age(off: &str, seconds: f64) {
     assert!(ahead_seconds(&site).abs() < 60.0);
     eventually("it is logged", || wrong.log().contains("the clock of this machine differs from that of Redis"));
     assert!(!site.log().contains("the clock of this machine"), "{}", site.log());
-    let told = wrong.admin_get("/metrics").text();
-    let metric = told.lines().find_map(|line| line.strip_prefix("larder_clock_ahead_seconds "));
-    let metric: f64 = metric.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{told}"));
+    let metrics = wrong.admin_get("/metrics").text();
+    let metric = metrics.lines().find_map(|line| line.strip_prefix("larder_clock_ahead_seconds "));
+    let metric: f64 = metric.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{metrics}"));
     assert!((metric - seconds).abs() < 60.0, "{metric}");
     wrong.get("/by/wrong").shows("stored");
     is_as_young_as_it_is(&wrong.get("/by/wrong").shows("hit"));

@@ -315,12 +315,12 @@ fn a_url_of_another_topology_is_reported() {
     let alone = crate::support::RedisServer::start();
     let node = &hotel.cluster.nodes[0];
     let sentinel = |port: u16| format!("redis+sentinel://127.0.0.1:{port}/house");
-    for (url, told) in [
+    for (url, message) in [
         (node.url(), "write redis+cluster://"),
         (alone.url().replace("redis:", "redis+cluster:"), "not in cluster mode"),
         (sentinel(alone.port()), "not a sentinel"),
     ] {
         let exit = plan.clone().redis(&url).fail();
-        assert!(exit.stderr.contains(told), "{url}: {exit:?}");
+        assert!(exit.stderr.contains(message), "{url}: {exit:?}");
     }
 }

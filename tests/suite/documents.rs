@@ -1,7 +1,7 @@
-//! What the documents say of Larder is true: links, routes, metrics and log lines. The http table and the recipes have tests of
-//! their own.
+//! What the documents say of Larder is true: links, routes, metrics, log lines and the map of the modules. The http table and the
+//! recipes have tests of their own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -77,14 +77,45 @@ fn log_lines_in_the_table_of_states_are_those_of_the_code() {
     let page = read("deploy/operations.md");
     let (_, states) = page.split_once("\n## States\n").unwrap();
     let (states, _) = states.split_once("\n## ").unwrap();
-    let mut code = String::new();
-    collect(&root().join("src"), &mut code);
+    let code: String = files(&root().join("src")).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     let rows: Vec<Vec<&str>> = states.lines().map(|line| line.split(" | ").collect()).collect();
     let logged: Vec<&str> = rows.iter().filter(|row| row.len() == 7).map(|row| row[1]).skip(1).collect();
     assert!(logged.len() > 10);
     for line in logged.iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
         assert!(code.contains(line), "nothing logs {line:?}");
     }
+}
+
+/// Tests may use anything.
+#[test]
+fn modules_use_only_those_of_their_row_of_the_map_and_of_the_rows_below() {
+    let lib = read("src/lib.rs");
+    let (_, map) = lib.split_once("//! # The map\n").unwrap();
+    let (map, _) = map.split_once("//! # Glossary\n").unwrap();
+    let name = regex::Regex::new(r"`(?:mod@)?(\w+)`").unwrap();
+    let cells = map.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").next());
+    let rows: BTreeMap<String, usize> = cells
+        .enumerate()
+        .flat_map(|(row, cell)| name.captures_iter(cell).map(move |found| (found[1].to_owned(), row)))
+        .collect();
+    let used = regex::Regex::new(r"\bcrate::(\w+)").unwrap();
+    let mut uses = 0;
+    for file in files(&root().join("src")) {
+        let path = file.strip_prefix(root().join("src")).unwrap().with_extension("");
+        let module = path.iter().next().unwrap().to_str().unwrap();
+        let is_code = file.extension().is_some_and(|it| it == "rs") && path.iter().all(|part| part != "tests");
+        let Some(row) = rows.get(module).filter(|_| is_code) else { continue };
+        let text = fs::read_to_string(&file).unwrap();
+        let (code, _) = text.split_once("\n#[cfg(test)]\nmod tests {").unwrap_or((&text, ""));
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for found in used.captures_iter(line) {
+                uses += 1;
+                let is_allowed = rows.get(&found[1]).is_some_and(|other| other >= row);
+                assert!(is_allowed, "{} uses {}, which is not below it in the map", path.display(), &found[1]);
+            }
+        }
+    }
+    assert!(rows.len() > 30 && uses > 500, "{rows:?} {uses}");
 }
 
 fn root() -> &'static Path {
@@ -105,11 +136,8 @@ fn headings(page: &str) -> BTreeSet<String> {
     page.lines().filter_map(heading).collect()
 }
 
-fn collect(folder: &Path, into: &mut String) {
-    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        match entry.file_type().unwrap().is_dir() {
-            true => collect(&entry.path(), into),
-            false => into.push_str(&fs::read_to_string(entry.path()).unwrap()),
-        }
-    }
+/// All files in a folder and the folders in it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }

@@ -254,17 +254,21 @@ fn ask_sends_head_and_query_as_such() {
     upstream.on("HEAD /h", Reply::new("").cached("max-age=60"));
     upstream.on("QUERY /q", Reply::new("x").cached("max-age=60"));
     for (method, path, note) in [("HEAD", "/h", "its own answer is not stored"), ("QUERY", "/q", "without any")] {
-        let told = parsed(&ask(method, path));
-        assert_eq!((&told["answer"]["stored"], &told["method"]), (&json!(true), &json!(method)), "{told:#}");
-        assert_says(&told["notes"].to_string(), &[note]);
+        let explanation = parsed(&ask(method, path));
+        assert_eq!(
+            (&explanation["answer"]["stored"], &explanation["method"]),
+            (&json!(true), &json!(method)),
+            "{explanation:#}"
+        );
+        assert_says(&explanation["notes"].to_string(), &[note]);
         assert_eq!(upstream.last(path).method, method);
     }
     upstream.on("QUERY /unclaimed", Reply::new("x").cached("max-age=60"));
-    let told = parsed(&ask("QUERY", "/unclaimed"));
+    let explanation = parsed(&ask("QUERY", "/unclaimed"));
     assert_eq!(
-        (&told["answer"]["stored"], &told["answer"]["reason"]),
+        (&explanation["answer"]["stored"], &explanation["answer"]["reason"]),
         (&json!(false), &json!("method")),
-        "{told:#}"
+        "{explanation:#}"
     );
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "FROB"] {
         assert_eq!(ask(method, "/unsafe").code, Some(2), "{method}");
@@ -337,8 +341,12 @@ fn in_store(tier: Tier, state: &str) -> Value {
 }
 
 #[track_caller]
-fn assert_found(told: &Value, found: &str, does: &str) {
-    assert_eq!((&told["found"], &told["now"]["does"]), (&json!(found), &json!(does)), "{told:#}");
+fn assert_found(explanation: &Value, found: &str, does: &str) {
+    assert_eq!(
+        (&explanation["found"], &explanation["now"]["does"]),
+        (&json!(found), &json!(does)),
+        "{explanation:#}"
+    );
 }
 
 fn explaining_a_stored_response_does_not_change_it(tier: Tier) {
@@ -349,13 +357,22 @@ fn explaining_a_stored_response_does_not_change_it(tier: Tier) {
         site.wait_for_entries(1);
     }
     for _ in 0..2 {
-        let told = kept(&site, "/users/7");
-        assert_found(&told, "current", "hit");
-        assert_eq!((&told["in_memory"], &told["in_store"]), (&json!("current"), &in_store(tier, "current")));
-        assert_eq!((&told["family"], &told["instance"]), (&json!("user_details"), &json!(["7"])));
-        assert_eq!(told["stored"]["terms"]["lifetime"], 60, "{told:#}");
-        assert_says(told["stored"]["terms"]["lifetime_from"].as_str().unwrap(), &["the family's ttl", "§4.2.2"]);
-        assert!(told["store_key"].as_str().unwrap().starts_with("larder:user_details:7:"), "{told:#}");
+        let explanation = kept(&site, "/users/7");
+        assert_found(&explanation, "current", "hit");
+        assert_eq!(
+            (&explanation["in_memory"], &explanation["in_store"]),
+            (&json!("current"), &in_store(tier, "current"))
+        );
+        assert_eq!((&explanation["family"], &explanation["instance"]), (&json!("user_details"), &json!(["7"])));
+        assert_eq!(explanation["stored"]["terms"]["lifetime"], 60, "{explanation:#}");
+        assert_says(
+            explanation["stored"]["terms"]["lifetime_from"].as_str().unwrap(),
+            &["the family's ttl", "§4.2.2"],
+        );
+        assert!(
+            explanation["store_key"].as_str().unwrap().starts_with("larder:user_details:7:"),
+            "{explanation:#}"
+        );
     }
     assert_eq!(site.upstream.requests("/users/7").len(), 1, "upstream is not asked");
     site.get("/users/7").shows("hit");
@@ -363,9 +380,12 @@ fn explaining_a_stored_response_does_not_change_it(tier: Tier) {
     if tier == Tier::Redis {
         let another = site.another();
         for _ in 0..2 {
-            let told = kept(&another, "/users/7");
-            assert_found(&told, "current", "hit");
-            assert_eq!((&told["in_memory"], &told["in_store"]), (&json!("nothing"), &json!("current")));
+            let explanation = kept(&another, "/users/7");
+            assert_found(&explanation, "current", "hit");
+            assert_eq!(
+                (&explanation["in_memory"], &explanation["in_store"]),
+                (&json!("nothing"), &json!("current"))
+            );
         }
     }
     let admin = format!("http://{}", site.admin);
@@ -382,9 +402,9 @@ fn explaining_a_stored_response_does_not_change_it(tier: Tier) {
 fn an_invalidated_response_names_the_write(tier: Tier) {
     let site = Site::start(tier, RULES);
     let marks = |target: &str| {
-        let told = kept(&site, target);
-        assert_found(&told, "invalidated", "fetched");
-        told["invalidated_since"].clone()
+        let explanation = kept(&site, target);
+        assert_found(&explanation, "invalidated", "fetched");
+        explanation["invalidated_since"].clone()
     };
     for target in ["/users/7", "/users/8"] {
         site.get(target).shows("stored");
@@ -435,10 +455,10 @@ fn explain_gives_the_reason_for_a_validation(tier: Tier) {
     for (target, directive, does, section) in rows {
         site.upstream.on(target, Reply::numbered().stale(directive));
         site.get(target).shows("stored");
-        let told = kept(&site, target);
-        assert_found(&told, "current", does);
-        assert_says(told["now"]["because"].as_str().unwrap(), &[section]);
-        assert!(told["stored"]["ttl"].as_i64().unwrap() < 0, "{told:#}");
+        let explanation = kept(&site, target);
+        assert_found(&explanation, "current", does);
+        assert_says(explanation["now"]["because"].as_str().unwrap(), &[section]);
+        assert!(explanation["stored"]["ttl"].as_i64().unwrap() < 0, "{explanation:#}");
     }
 }
 
@@ -446,15 +466,15 @@ fn explain_reports_a_request_that_bypasses_the_cache(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.upstream.on("/p", Reply::numbered().cached("max-age=60"));
     site.get("/p").shows("stored");
-    let told = |field: &str| {
+    let explanation = |field: &str| {
         site.admin_get(&format!("/cache/explain?url=http://localhost/p&header={field}")).has_status(200).json()
     };
-    let personal = told("Authorization:%20Bearer%20x");
+    let personal = explanation("Authorization:%20Bearer%20x");
     assert_found(&personal, "current", "fetched");
     assert_says(personal["now"]["because"].as_str().unwrap(), &["RFC 9111 §3.5"]);
     site.call("GET", "/p").header("Authorization", "Bearer x").send().shows("fwd=bypass");
-    assert_found(&told("If-Match:%20%22a%22"), "current", "forwarded");
-    assert_found(&told("If-Match:%20*"), "current", "hit");
+    assert_found(&explanation("If-Match:%20%22a%22"), "current", "forwarded");
+    assert_found(&explanation("If-Match:%20*"), "current", "hit");
 }
 
 #[test]
@@ -463,10 +483,10 @@ fn explain_trusts_nothing_stored_while_redis_is_unavailable() {
     site.get("/users/7").shows("stored");
     site.redis().kill();
     eventually("it is known to be away", || kept(&site, "/users/7")["found"] == "unknown");
-    let told = kept(&site, "/users/7");
-    assert_found(&told, "unknown", "fetched");
-    assert_says(told["now"]["because"].as_str().unwrap(), &["detail=store-away"]);
-    assert_eq!(told["in_store"], "away");
+    let explanation = kept(&site, "/users/7");
+    assert_found(&explanation, "unknown", "fetched");
+    assert_says(explanation["now"]["because"].as_str().unwrap(), &["detail=store-away"]);
+    assert_eq!(explanation["in_store"], "away");
 }
 
 #[test]
@@ -476,9 +496,13 @@ fn explain_reports_a_flushed_redis() {
     site.wait_for_entries(1);
     assert_eq!(site.redis().command(&["FLUSHALL"]), "OK");
     site.get("/users/8").shows("stored");
-    let told = kept(&site, "/users/7");
-    assert_eq!((&told["found"], &told["in_store"]), (&json!("invalidated"), &json!("nothing")), "{told:#}");
-    assert_says(told["invalidated_since"][0]["by"].as_str().unwrap(), &["lost its marks"]);
+    let explanation = kept(&site, "/users/7");
+    assert_eq!(
+        (&explanation["found"], &explanation["in_store"]),
+        (&json!("invalidated"), &json!("nothing")),
+        "{explanation:#}"
+    );
+    assert_says(explanation["invalidated_since"][0]["by"].as_str().unwrap(), &["lost its marks"]);
 }
 
 #[test]
@@ -571,9 +595,10 @@ fn explain_omits_rules_for_other_instances() {
     for (path, expected) in
         [("/users/7", ["/seven", "/users", "/all"].as_slice()), ("/users/8", &["/users", "/all"])]
     {
-        let told = larder(Some(rules), &["explain", "GET", path, "--json"]).stdout;
-        let told: Value = serde_json::from_str(&told).unwrap();
-        let by: Vec<&str> = told["invalidated_by"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let explanation = larder(Some(rules), &["explain", "GET", path, "--json"]).stdout;
+        let explanation: Value = serde_json::from_str(&explanation).unwrap();
+        let by: Vec<&str> =
+            explanation["invalidated_by"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         let named = ["/seven", "/users", "/all"]
             .into_iter()
             .filter(|rule| by.iter().any(|line| line.contains(&format!(" {rule}"))));

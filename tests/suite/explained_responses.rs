@@ -53,24 +53,24 @@ fn a_read_explains_itself_to_a_viewer(tier: Tier) {
     let running = start(tier);
     let get = |target: &str, token: &str| running.larder.call("GET", target).header("Larder-Debug", token).send();
     let miss = get("/users/7", "of-a-viewer").shows("stored");
-    let told = explanation(&miss);
+    let found = explanation(&miss);
     assert_eq!(
-        (&told["outcome"], &told["family"], &told["instance"]),
+        (&found["outcome"], &found["family"], &found["instance"]),
         (&json!("miss"), &json!("user"), &json!(["7"]))
     );
     assert!(
-        told["rule"].as_str().unwrap().contains("(line ")
-            && told["cache_status"].as_str().unwrap().contains("fwd=uri-miss")
+        found["rule"].as_str().unwrap().contains("(line ")
+            && found["cache_status"].as_str().unwrap().contains("fwd=uri-miss")
     );
-    assert!(told["tags"].as_array().unwrap().contains(&json!("user:7")), "{told:#}");
+    assert!(found["tags"].as_array().unwrap().contains(&json!("user:7")), "{found:#}");
     // The field is no part of the key, and what is stored for others does not have it.
     let plain = running.larder.get("/users/7").shows("hit");
     assert_eq!((plain.header("larder-debug"), plain.header("cache-control")), (None, None));
-    let told = explanation(&get("/users/7", "of-an-admin").shows("hit"));
-    assert_eq!(told["outcome"], "hit");
+    let found = explanation(&get("/users/7", "of-an-admin").shows("hit"));
+    assert_eq!(found["outcome"], "hit");
     assert_eq!(get("/users/7", "of-a-viewer").headers("cache-control"), ["private=\"larder-debug\""]);
-    let told = explanation(&get("/elsewhere", "of-a-viewer"));
-    assert_eq!((&told["family"], &told["outcome"]), (&Value::Null, &json!("pass")));
+    let found = explanation(&get("/elsewhere", "of-a-viewer"));
+    assert_eq!((&found["family"], &found["outcome"]), (&Value::Null, &json!("pass")));
     for target in ["/users/7", "/elsewhere"] {
         assert!(running.upstream.requests(target).iter().all(|request| request.header("larder-debug").is_none()));
     }
@@ -84,10 +84,10 @@ fn a_write_carries_its_receipt(tier: Tier) {
     let write = |target: &str| {
         running.larder.call("POST", target).header("Larder-Debug", "of-a-viewer").body("{}").send().has_status(200)
     };
-    let told = explanation(&write("/users/create"));
-    let receipt = &told["receipt"];
+    let found = explanation(&write("/users/create"));
+    let receipt = &found["receipt"];
     assert_eq!(
-        (&told["outcome"], &receipt["mode"], &receipt["delivered"]),
+        (&found["outcome"], &receipt["mode"], &receipt["delivered"]),
         (&json!("write"), &json!("hard"), &json!(true))
     );
     assert_eq!(
@@ -95,8 +95,8 @@ fn a_write_carries_its_receipt(tier: Tier) {
         (&json!("/users/create"), &json!(["users"]))
     );
     assert!(receipt["rules"][0]["line"].is_u64() && receipt["wait_ms"].is_number(), "{receipt:#}");
-    let told = explanation(&write("/elsewhere"));
-    assert_eq!((&told["receipt"]["rules"], told["receipt"]["tags"].as_array().unwrap().len()), (&json!([]), 1));
+    let found = explanation(&write("/elsewhere"));
+    assert_eq!((&found["receipt"]["rules"], found["receipt"]["tags"].as_array().unwrap().len()), (&json!([]), 1));
     assert_eq!(running.upstream.last("/users/create").header("larder-debug"), None);
 }
 

@@ -302,7 +302,7 @@ fn via_names_larder_both_ways() {
 }
 
 /// What upstream is told about the client, when the client itself claims something.
-fn told(forwarded: &str) -> crate::support::upstream::Request {
+fn forwarded_with(forwarded: &str) -> crate::support::upstream::Request {
     let trusted = if forwarded == "append" { "trusted_proxies = ['127.0.0.1']" } else { "" };
     let (upstream, larder) = with_server(&format!("forwarded = {forwarded:?}\n{trusted}"));
     let call = larder.call("GET", "/a").header("Host", "api.example").header("X-Forwarded-For", "192.0.2.1");
@@ -312,7 +312,7 @@ fn told(forwarded: &str) -> crate::support::upstream::Request {
 
 #[test]
 fn forwarded_fields_say_who_asked_and_clients_cannot_lie() {
-    let set = told("set");
+    let set = forwarded_with("set");
     assert_eq!(set.headers("x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!(set.headers("x-forwarded-host"), ["api.example"]);
     assert_eq!(set.headers("x-forwarded-proto"), ["http"]);
@@ -323,10 +323,10 @@ fn forwarded_fields_say_who_asked_and_clients_cannot_lie() {
 
 #[test]
 fn forwarded_fields_can_be_appended_or_left_out() {
-    let appended = told("append");
+    let appended = forwarded_with("append");
     assert_eq!(appended.headers("x-forwarded-for").join(", "), "192.0.2.1, 127.0.0.1");
     assert!(appended.headers("forwarded").join(", ").starts_with("for=192.0.2.1, "), "{appended:?}");
-    let off = told("off");
+    let off = forwarded_with("off");
     for field in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"] {
         assert_eq!(off.header(field), None, "{field}");
     }

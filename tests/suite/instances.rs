@@ -380,8 +380,8 @@ fn a_caller_who_is_known_by_a_cookie_is_not_cleared_by_a_value(tier: Tier) {
     assert_eq!(cleared["message"], "Cache cleared for user 7", "{cleared}");
     let refused = site.larder.admin_post("/cache/clear/mine/7").has_status(404).json();
     assert!(refused["what_to_do"].as_str().unwrap().contains("POST /cache/clear/mine"), "{refused}");
-    let told = larder(Some(&rules), &["check"]).stdout;
-    assert!(told.contains("\"*:{user_id}\" does not invalidate mine"), "{told}");
+    let output = larder(Some(&rules), &["check"]).stdout;
+    assert!(output.contains("\"*:{user_id}\" does not invalidate mine"), "{output}");
 }
 
 fn a_rule_does_not_apply_to_its_exceptions(tier: Tier) {
@@ -401,10 +401,10 @@ fn a_family_that_lacks_a_value_is_logged(tier: Tier) {
         with_json(&site, "/by/content", &json!({})).send();
         with_json(&site, "/by/content", &json!({ "user_id": 7 })).send();
     }
-    let said = "a write has no value for a reference";
-    eventually("it is logged", || site.larder.log().contains(said));
+    let warning = "a write has no value for a reference";
+    eventually("it is logged", || site.larder.log().contains(warning));
     let log = site.larder.log();
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains(said)).collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(warning)).collect();
     assert!(lines.len() == 1 && lines[0].contains("user:{body.user_id}"), "{lines:?}");
 }
 
@@ -484,9 +484,9 @@ fn explain_and_check_say_which_instances_are_known() {
         (&["check"], &["instance tenant = header:x-tenant", "except /points/preview /points/.*/validate"]),
     ];
     for (arguments, expected) in rows {
-        let told = larder(Some(RULES), arguments).stdout;
+        let output = larder(Some(RULES), arguments).stdout;
         for part in expected {
-            assert!(told.contains(part), "{arguments:?}: {part}: {told}");
+            assert!(output.contains(part), "{arguments:?}: {part}: {output}");
         }
     }
 }

@@ -83,8 +83,8 @@ instance = { caller = "identity" }
     site.call("GET", "/mine").header("Cookie", "sid=1234").send().shows("detail=invalidated");
     let shown = |target: &str| site.admin_get(target).has_status(200).text();
     let story = shown("/cache/story?url=/mine&header=Host:%20localhost&header=Cookie:%20sid=1234");
-    let told: Value = serde_json::from_str(&story).unwrap();
-    let mut events = told["events"].as_array().unwrap().iter();
+    let parsed: Value = serde_json::from_str(&story).unwrap();
+    let mut events = parsed["events"].as_array().unwrap().iter();
     assert!(events.any(|event| event["matching"].as_array().is_some_and(|tags| !tags.is_empty())), "{story}");
     let mut all = vec![shown("/cache/log"), shown("/cache/top"), story, shown("/cache/entries")];
     for entry in site.admin_get("/cache/entries").json()["entries"].as_array().unwrap() {
@@ -270,9 +270,9 @@ fn events_tell_of_other_proxies_with_how_long_they_waited() {
     site.write("POST", "/users/create").has_status(200);
     until(&mut events, "event: invalidation\ndata: {");
     other.write("POST", "/users/7/activate").has_status(200);
-    let told = until(&mut events, "event: wait\ndata: {");
+    let event = until(&mut events, "event: wait\ndata: {");
     let proxy = log(&site, "?family=user")[0]["proxy"].clone();
-    assert!(told.contains(proxy.as_str().unwrap()) && told.contains("activate"), "{told}");
+    assert!(event.contains(proxy.as_str().unwrap()) && event.contains("activate"), "{event}");
 }
 
 #[test]

@@ -375,11 +375,11 @@ fn a_key_file_that_cannot_be_used_stops_the_start_with_a_remedy() {
         ("public_key_file", "empty", "BEGIN PUBLIC KEY"),
         ("jwks_file", "public.pem", "is not a JWK Set"),
     ];
-    for (field, file, told) in rows {
+    for (field, file, message) in rows {
         let rules = format!("{FAMILIES}\n[jwt]\n{field} = '{}'\n", dir.path().join(file).display());
         let exit = Plan::new(&upstream.url()).rules(&rules).fail();
         assert_eq!(exit.code, Some(2), "{exit:?}");
-        assert!(exit.stderr.contains(field) && exit.stderr.contains(told), "{exit:?}");
+        assert!(exit.stderr.contains(field) && exit.stderr.contains(message), "{exit:?}");
     }
 }
 
@@ -606,13 +606,13 @@ fn explain_says_why_a_token_is_not_valid_and_does_not_print_it() {
     );
     let head = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(head.path(), "HTTP/1.1 200 OK\nCache-Control: public, max-age=60\n\n").unwrap();
-    for (token, told) in
+    for (token, part) in
         [(&expired, "no: the bearer token has expired"), (&token_of("ann"), "yes: nothing forbids it")]
     {
         let field = format!("Authorization: Bearer {token}");
         let file = head.path().to_str().unwrap();
         let exit = larder(Some(&rules), &["explain", "GET", "/me", "-H", &field, "--response", file]);
-        assert!(exit.stdout.contains(told), "{exit:?}");
+        assert!(exit.stdout.contains(part), "{exit:?}");
     }
     assert!(explained("GET", "/me", &hs256("x", &claims_of("ann"))).contains("signature is not that of a key"));
     let valid = explained("GET", "/me", &token_of("ann"));
@@ -635,14 +635,14 @@ fn check_prints_the_identity_and_what_it_needs() {
     let (_dir, rules) = with_secret("");
     let exit = larder(Some(&rules), &["check"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
-    for told in [
+    for part in [
         "jwt:sub",
         "jwt:/realm/tenant,role",
         "jwt:sub, cookie:sid",
         "bearer tokens",
         "all that a request presents are part",
     ] {
-        assert!(exit.stdout.contains(told), "{told}: {exit:?}");
+        assert!(exit.stdout.contains(part), "{part}: {exit:?}");
     }
     let exit = larder(Some(FAMILIES), &["check"]);
     assert!(exit.stderr.contains("needs a key") || exit.stdout.contains("needs a key"), "{exit:?}");

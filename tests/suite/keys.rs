@@ -438,10 +438,10 @@ fn explain_names_the_key_that_the_proxy_uses(tier: Tier) {
         for (name, value) in fields {
             question += &format!("&header={name}:{}", value.replace(' ', "%20").replace(';', "%3B"));
         }
-        let told = site.admin_get(&question).json();
-        let key = told["key"].as_str().unwrap();
-        assert!(status.contains(&format!(":{key}\"")), "{target} {fields:?}: {status} {told:#}");
-        assert!(told["notes"].to_string().contains(note), "{target} {fields:?}: {told:#}");
+        let explanation = site.admin_get(&question).json();
+        let key = explanation["key"].as_str().unwrap();
+        assert!(status.contains(&format!(":{key}\"")), "{target} {fields:?}: {status} {explanation:#}");
+        assert!(explanation["notes"].to_string().contains(note), "{target} {fields:?}: {explanation:#}");
     }
 }
 

@@ -60,7 +60,7 @@ fn wait_for_loss(larder: &Larder, reason: &str) -> String {
 }
 
 /// How often the log has this line.
-fn told(larder: &Larder, what: &str) -> usize {
+fn times_logged(larder: &Larder, what: &str) -> usize {
     larder.log().matches(what).count()
 }
 
@@ -82,7 +82,7 @@ fn all_is_well() {
     eventually("marks are counted", || metric(&site, "larder_marks").unwrap() >= 1.0);
     let brief = &detailed(&site)["fleet"];
     assert_eq!((&brief["lease_held"], &brief["members"]), (&Value::from(true), &Value::from(2)));
-    assert_eq!(told(&site, "the lease is held"), 1, "once: {}", site.log());
+    assert_eq!(times_logged(&site, "the lease is held"), 1, "once: {}", site.log());
 }
 
 #[test]
@@ -96,7 +96,11 @@ fn redis_goes_away_and_returns() {
     assert_eq!(metric(&site, "larder_store_up"), Some(0.0));
     let seen = fleet(&site);
     assert!(seen["store"].as_str().unwrap().starts_with("down: "), "{seen}");
-    assert_eq!((&seen["members"], &seen["epoch"]["cause"]), (&Value::Null, &Value::from("new")), "as last heard");
+    assert_eq!(
+        (&seen["members"], &seen["epoch"]["cause"]),
+        (&Value::Null, &Value::from("new")),
+        "as of the last sync"
+    );
     site.admin_get("/cache/health/detailed").has_status(503);
     site.get("/users").has_status(200).shows("detail=store-away");
     site.write("POST", "/users/create").has_status(200).shows("detail=store-away");
@@ -108,14 +112,14 @@ fn redis_goes_away_and_returns() {
     site.redis().restart();
     wait_for_lease(&site);
     eventually("the write is delivered", || fleet(&site)["undelivered"] == 0);
-    assert_eq!(told(&site, "the lease is lost"), 1, "once: {}", site.log());
+    assert_eq!(times_logged(&site, "the lease is lost"), 1, "once: {}", site.log());
     eventually("that is logged", || site.log().contains("delivered pending invalidations"));
 }
 
 #[test]
 fn replicas_are_missing() {
     let site = site("wait_replicas = 1");
-    eventually("it is told why there is no lease", || fleet(&site)["proxy"]["reason"] == "replicas-missing");
+    eventually("it is said why there is no lease", || fleet(&site)["proxy"]["reason"] == "replicas-missing");
     let why = fleet(&site)["proxy"]["why"].as_str().unwrap().to_owned();
     assert!(why.contains("only 0 of 1 replicas confirmed"), "{why}");
     assert_eq!(fleet(&site)["store"], "up");
@@ -182,13 +186,13 @@ fn a_different_lease_in_the_fleet_is_logged_once() {
     let rules = format!("{RULES}\n[store]\ntimeout = \"1s\"\nlease = \"700ms\"\n");
     let other = site.plan.clone().rules(&rules).start();
     wait_for_lease(&other);
-    const TOLD: &str = "give all Larders of a namespace the same [store] lease";
-    eventually("it is told", || told(&site, TOLD) > 0);
+    const ADVICE: &str = "give all Larders of a namespace the same [store] lease";
+    eventually("it is logged", || times_logged(&site, ADVICE) > 0);
     for _ in 0..3 {
         site.write("POST", "/users/create").has_status(200);
         other.write("POST", "/users/create").has_status(200);
     }
-    assert_eq!((told(&site, TOLD), told(&other, TOLD)), (1, 1));
+    assert_eq!((times_logged(&site, ADVICE), times_logged(&other, ADVICE)), (1, 1));
     assert_eq!(fleet(&site)["epoch"]["longest_lease"], "700ms");
 }
 

@@ -16,8 +16,8 @@ fn the_benchmark_prints_a_row_for_each_scenario_and_its_hits_are_hits() {
         .arg(&file)
         .output()
         .unwrap();
-    let (table, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{table}{said}", output.status);
+    let (table, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{table}{errors}", output.status);
     for start in
         ["| scenario |  | hyper | larder |", "| `hot1k` | CPU, × bare hyper | ", "| `post` | requests/s | "]
     {

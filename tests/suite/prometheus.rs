@@ -95,10 +95,10 @@ fn promtool(arguments: &[&str], input: &str) -> String {
     let mut child = command.spawn().expect("promtool is there (tests/run installs it)");
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(output.status.success(), "promtool {arguments:?}: {said}");
-    said
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(output.status.success(), "promtool {arguments:?}: {text}");
+    text
 }
 
 /// The same exposition in the older format, which promtool checks: there, types are those of the samples' names.

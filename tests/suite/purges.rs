@@ -248,8 +248,8 @@ fn patterns_reach_what_memory_has_and_redis_has_no_more() {
         site.wait_until_stored(path);
     }
     evict();
-    let told = site.call("BAN", "/users/*").send().has_status(200).json();
-    assert_eq!(told["complete"], true, "{told:#}");
+    let reply = site.call("BAN", "/users/*").send().has_status(200).json();
+    assert_eq!(reply["complete"], true, "{reply:#}");
     assert_eq!(purged(&site), ["/users/1", "/users/2", "/users/1/photo"]);
 }
 

@@ -378,8 +378,8 @@ fn hosts_are_kept_apart(tier: Tier) {
     get("A.EXAMPLE:80").shows("hit").carries("/users #1");
     get("a.example:81").shows("fwd=uri-miss").carries("/users #3");
     get("b.example").shows("hit").carries("/users #2");
-    let told: Vec<_> = site.upstream.requests("/users").iter().map(|r| r.headers("host").join(", ")).collect();
-    assert_eq!(told, ["a.example", "b.example", "a.example:81"], "upstream sees what the key holds");
+    let hosts: Vec<_> = site.upstream.requests("/users").iter().map(|r| r.headers("host").join(", ")).collect();
+    assert_eq!(hosts, ["a.example", "b.example", "a.example:81"], "upstream sees what the key holds");
 }
 
 fn hosts_do_not_share_a_fetch(tier: Tier) {

@@ -44,7 +44,7 @@ fn response() -> Response {
     Response {
         status,
         headers: headers.into(),
-        said: None,
+        original_fields: None,
         body,
         freshness,
         for_credentials: false,

@@ -162,11 +162,11 @@ fn explain_tells_what_is_invalidated_softly(tier: Tier) {
     let explained = || site.admin_get("/cache/explain?url=http://localhost/users").json();
     assert_eq!(explained()["found"], "current");
     site.write("POST", "/users/points").has_status(200);
-    let told = explained();
-    assert_eq!(told["found"], "soft-invalidated", "{told}");
-    assert_eq!(told["invalidated_since"][0]["tag"], "users", "{told}");
-    assert!(told["grace_left"].as_f64().is_some_and(|left| left > 0.0 && left <= 3600.0), "{told}");
-    assert!(told["now"]["because"].to_string().contains("soft invalidation"), "{told}");
+    let explanation = explained();
+    assert_eq!(explanation["found"], "soft-invalidated", "{explanation}");
+    assert_eq!(explanation["invalidated_since"][0]["tag"], "users", "{explanation}");
+    assert!(explanation["grace_left"].as_f64().is_some_and(|left| left > 0.0 && left <= 3600.0), "{explanation}");
+    assert!(explanation["now"]["because"].to_string().contains("soft invalidation"), "{explanation}");
 }
 
 #[test]

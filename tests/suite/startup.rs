@@ -57,9 +57,9 @@ fn the_log_names_the_rules_at_startup() {
     let larder = plan.start();
     eventually("it says that there are none", || larder.log().contains("no rules file"));
     let larder = plan.rules(RULES).start();
-    let said = |word: &str| larder.log().contains(word);
-    eventually("it names the file", || said("loaded the rules file") && said("rules.toml"));
-    assert!(said("families=2") && said("invalidations=2"), "{}", larder.log());
+    let logged = |word: &str| larder.log().contains(word);
+    eventually("it names the file", || logged("loaded the rules file") && logged("rules.toml"));
+    assert!(logged("families=2") && logged("invalidations=2"), "{}", larder.log());
 }
 
 #[test]
@@ -273,11 +273,11 @@ ttl = "0s"
 "#;
     let exit = larder(Some(rules), &["check", "rules.toml"]);
     assert_eq!(exit.code, Some(1), "{exit:?}");
-    let said = exit.stdout + &exit.stderr;
+    let printed = exit.stdout + &exit.stderr;
     let faults = ["rules.toml:3:15", "rules.toml:4:1", "rules.toml:7:", "rules.toml:9:", "rules.toml:12:"];
     let remedies = ["rules.toml:13:", "rules.toml:14:", "\"ttl\"", "users", "{name}", "mode = \"soft\""];
     for word in faults.iter().chain(&remedies) {
-        assert!(said.contains(word), "no {word:?} in:\n{said}");
+        assert!(printed.contains(word), "no {word:?} in:\n{printed}");
     }
     let exit = larder(Some(rules), &["check", "--json"]);
     assert_eq!(exit.code, Some(1), "{exit:?}");

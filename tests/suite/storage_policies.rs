@@ -55,8 +55,8 @@ fn a_path_that_is_never_cached_is_forwarded_each_time(tier: Tier) {
     site.get("/open").shows("hit");
     site.write("POST", "/secret/turn").has_status(200);
     site.get("/open").shows("fwd=stale; detail=invalidated").carries("/open #2");
-    let told = larder(Some(NEVER), &["explain", "GET", "/secret/a"]).stdout;
-    assert!(told.contains("never: the family says cache = \"never\""), "{told}");
+    let output = larder(Some(NEVER), &["explain", "GET", "/secret/a"]).stdout;
+    assert!(output.contains("never: the family says cache = \"never\""), "{output}");
 }
 
 /// Whether a response with this lifetime may show this remaining one: the seconds that it was under way count as age (RFC 9111 §4.2.3).
@@ -128,7 +128,7 @@ fn clients_and_cdns_are_told_what_the_family_says(tier: Tier) {
                  client_cache_control = \"max-age=30\"\ncdn_cache_control = \"max-age=300\"\n\
                  [[family]]\nname = \"cdn\"\npath = '/cdn/.*'\nttl = \"60s\"\ncdn_cache_control = \"max-age=300\"\n";
     let site = Site::start(tier, rules);
-    let told = |target: &str| {
+    let sent = |target: &str| {
         let answer = site.get(target);
         ["cache-control", "cdn-cache-control"].map(|name| answer.header(name).unwrap_or("-").to_owned())
     };
@@ -143,8 +143,8 @@ fn clients_and_cdns_are_told_what_the_family_says(tier: Tier) {
         ("/cdn/a", ["max-age=9", "max-age=300"]),
     ];
     for (target, expected) in rows {
-        assert_eq!(told(target), expected, "{target}, fetched");
-        assert_eq!(told(target), expected, "{target}, again");
+        assert_eq!(sent(target), expected, "{target}, fetched");
+        assert_eq!(sent(target), expected, "{target}, again");
     }
     site.get("/shop/a").shows("hit");
     // Past the cache too.

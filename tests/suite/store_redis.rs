@@ -397,8 +397,8 @@ async fn a_hung_server_costs_pending_requests_one_time_limit_and_is_reused_when_
         l.err(),
     ];
     // Away, for those that the link's own heartbeat was ahead of.
-    let told = |end: &Option<StoreError>| matches!(end, Some(StoreError::Timeout(_) | StoreError::Away(_)));
-    assert!(ends.iter().all(told), "{ends:?}");
+    let is_expected = |end: &Option<StoreError>| matches!(end, Some(StoreError::Timeout(_) | StoreError::Away(_)));
+    assert!(ends.iter().all(is_expected), "{ends:?}");
     becomes(&store, "down as hung", |link| matches!(link, Link::Down(why) if why.contains("did not answer")))
         .await;
     // Many times more requests than could each have waited.
@@ -618,8 +618,8 @@ async fn tls_trusts_the_certificates_of_the_system() {
     test.args(["--ignored", "--exact", "store_redis::tls_child_connects"]);
     test.env("SSL_CERT_FILE", server.dir().join("cert.pem")).env_remove("SSL_CERT_DIR");
     let ended = test.env("LARDER_TEST_TLS", format!("rediss://127.0.0.1:{port}")).output().unwrap();
-    let told = String::from_utf8_lossy(&ended.stdout);
-    assert!(ended.status.success() && told.contains("1 passed"), "{told}");
+    let output = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && output.contains("1 passed"), "{output}");
 }
 
 #[tokio::test]

@@ -195,8 +195,8 @@ fn a_right_that_the_sweeper_lacks_is_told_once() {
     redis.run::<()>(&["SET", "hotel:user:1:00000000000000000000000000000000:v1", "LRD0 of long ago"]);
     let url = redis.url().replace("redis://", "redis://former:x@");
     let larder = Plan::new(&upstream.url()).rules(RULES).redis(&url).start();
-    let told = || larder.log().matches("Redis is not swept").count();
-    eventually("it is told", || told() > 0);
+    let times_logged = || larder.log().matches("Redis is not swept").count();
+    eventually("it is logged", || times_logged() > 0);
     assert!(larder.log().contains("lacks a permission") && larder.log().contains("deploy/README.md"));
     // And everything else works.
     larder.get("/users/1").shows("stored");
@@ -204,5 +204,5 @@ fn a_right_that_the_sweeper_lacks_is_told_once() {
     let scans = || redis.command_counts().iter().find(|(name, _)| name == "scan").map_or(0, |(_, count)| *count);
     let before = scans();
     eventually("it has tried again", || scans() > before + 1);
-    assert_eq!(told(), 1);
+    assert_eq!(times_logged(), 1);
 }

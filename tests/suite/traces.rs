@@ -68,7 +68,7 @@ fn a_miss_a_hit_and_a_write_are_traced(larder: &Larder, upstream: &Upstream, col
     call.header("tracestate", "vendor=1").send().hides("hit");
     let miss = span(collector, "GET users", 0);
     assert_eq!((hex(&miss.trace_id), hex(&miss.parent_span_id)), (TRACE.to_owned(), PARENT.to_owned()));
-    let said = attributes(&miss);
+    let found = attributes(&miss);
     let expected = [
         ("http.request.method", "GET"),
         ("url.path", "/users"),
@@ -78,7 +78,7 @@ fn a_miss_a_hit_and_a_write_are_traced(larder: &Larder, upstream: &Upstream, col
         ("larder.outcome", "miss"),
     ];
     for (key, value) in expected {
-        assert_eq!(said.get(key).map(String::as_str), Some(value), "{key} in {said:?}");
+        assert_eq!(found.get(key).map(String::as_str), Some(value), "{key} in {found:?}");
     }
     for name in ["lookup", "upstream", "store"] {
         let step = span(collector, name, 0);
@@ -155,8 +155,8 @@ fn a_trace_that_its_client_does_not_record_is_passed_on_and_not_sent() {
     let larder = start(&upstream, &collector, "");
     let unrecorded = format!("00-{TRACE}-{PARENT}-00");
     larder.call("GET", "/users").header("traceparent", &unrecorded).send();
-    let told = upstream.last("/users").header("traceparent").unwrap().to_owned();
-    assert!(told.starts_with(&format!("00-{TRACE}-")) && told.ends_with("-00") && told != unrecorded, "{told}");
+    let sent = upstream.last("/users").header("traceparent").unwrap().to_owned();
+    assert!(sent.starts_with(&format!("00-{TRACE}-")) && sent.ends_with("-00") && sent != unrecorded, "{sent}");
     larder.call("GET", "/users").header("traceparent", "no context").send().shows("hit");
     span(&collector, "GET users", 0);
     assert!(spans(&collector).iter().all(|span| hex(&span.trace_id) != TRACE));

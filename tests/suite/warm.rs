@@ -458,8 +458,8 @@ fn the_command_warms_and_waits() {
 #[test]
 fn explain_says_which_table_fetches_a_path() {
     let explained = |url: &str| larder(Some(&rules(PLANS)), &["explain", "GET", url]).stdout;
-    let said = explained("http://localhost/plans/2");
-    assert!(said.contains("[[warm]] on line 17 fetches 3 paths: by POST /cache/warm"), "{said}");
+    let output = explained("http://localhost/plans/2");
+    assert!(output.contains("[[warm]] on line 17 fetches 3 paths: by POST /cache/warm"), "{output}");
     for url in ["http://localhost/plans/4", "http://other/plans/2"] {
         assert!(!explained(url).contains("[[warm]]"), "{url}");
     }

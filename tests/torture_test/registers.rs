@@ -175,8 +175,8 @@ impl Shared {
             let found = cookies.split("; ").find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
             found.and_then(|value| value.parse::<u64>().ok())
         };
-        let said = value("register").zip(value("version"));
-        let is_known = said.is_some_and(|(register, version)| {
+        let sent = value("register").zip(value("version"));
+        let is_known = sent.is_some_and(|(register, version)| {
             self.late(random, || self.version(register as usize, lag) == version)
         });
         let status = if is_known { "200 OK" } else { "403 Forbidden" };

@@ -46,20 +46,20 @@ impl EpochAge {
         before.is_some()
     }
 
-    /// The age of the epoch seen last, which Redis says is `told`. Redis's clock may have been set forward since: where this proxy
+    /// The age of the epoch seen last, which Redis says is `reported`. Redis's clock may have been set forward since: where this proxy
     /// was running when the epoch began, or with `only_own`, its own clock must agree.
-    fn age(&self, told: Duration, only_own: bool) -> Duration {
+    fn age(&self, reported: Duration, only_own: bool) -> Duration {
         match self.epoch {
-            Some(seen) if seen.is_change || only_own => told.min(seen.at.elapsed()),
-            _ => told,
+            Some(seen) if seen.is_change || only_own => reported.min(seen.at.elapsed()),
+            _ => reported,
         }
     }
 
-    /// Redis says that `told` is the longest lease of the fleet, in an epoch of this age. A younger one than that may not have a
+    /// Redis says that `reported` is the longest lease of the fleet, in an epoch of this age. A younger one than that may not have a
     /// record of all members.
-    fn hear_of_lease(&mut self, told: Duration, own: Duration, age: Duration) {
+    fn update_longest(&mut self, reported: Duration, own: Duration, age: Duration) {
         let before = if age > self.longest { own } else { self.longest };
-        self.longest = before.max(told).max(own);
+        self.longest = before.max(reported).max(own);
     }
 }
 
@@ -96,7 +96,7 @@ impl Fleet {
             self.metrics.epoch_changed(cause);
         }
         let age = known.age(age, self.settings.needs_proof);
-        known.hear_of_lease(longest, self.settings.lease, age);
+        known.update_longest(longest, self.settings.lease, age);
         (age, known.longest)
     }
 
@@ -137,9 +137,9 @@ mod tests {
     #[test]
     fn the_longest_lease_is_forgotten_only_in_an_epoch_that_is_older() {
         let mut known = EpochAge::new(secs(1));
-        for (told, age, longest) in [(5, 9, 5), (2, 4, 5), (2, 5, 5), (2, 6, 2), (0, 9, 1)] {
-            known.hear_of_lease(secs(told), secs(1), secs(age));
-            assert_eq!(known.longest, secs(longest), "{told} {age}");
+        for (reported, age, longest) in [(5, 9, 5), (2, 4, 5), (2, 5, 5), (2, 6, 2), (0, 9, 1)] {
+            known.update_longest(secs(reported), secs(1), secs(age));
+            assert_eq!(known.longest, secs(longest), "{reported} {age}");
         }
     }
 }

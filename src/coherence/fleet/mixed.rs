@@ -9,16 +9,22 @@
 //! with every change. The reply to a sync has the registry if its revision is not the one that the proxy has taken in, and the proxy
 //! takes it in before that reply brings a lease.
 //!
-//! # Who waits for whom
+//! # The three states of a proxy's rules
 //!
-//! A proxy that registers rules, at its start, after its record was lost, or for a reload, *settles* them:
+//! A proxy that registers rules, at its start, after its record was lost, or for a reload, *settles* them (`Phase`):
 //!
-//! 1. It registers them. From the reply on it forwards the families that are mixed because of them.
+//! | its rules are | from | it forwards |
+//! |---|---|---|
+//! | unregistered | its start, or the beginning or end of a reload | what it forwarded before, and what the reload changes |
+//! | registered | the reply to the sync that registered them | the families that are mixed, and those whose rules differ from the ones settled last |
+//! | settled | the end of step 3 | the families that are mixed |
+//!
+//! 1. It registers them.
 //! 2. It waits until every other member has said, with a later sync, that it has taken in that revision; or until the longest lease
 //!    has passed since the reply. A member that has not synced in that time trusts neither its memory nor Redis.
-//! 3. It invalidates the families that are mixed.
+//! 3. It invalidates the families that it forwards.
 //!
-//! Until then it acknowledges no write ([`Fleet::rules_settled`]), and accepts no request at its start. Therefore:
+//! Until its rules are settled it acknowledges no write ([`Fleet::rules_settled`]), and accepts no request at its start. Therefore:
 //!
 //! - When a write is acknowledged, each other member either forwards all families for which it has other rules than the writer, or
 //!   has the same. The older members need not wait: the newcomer has taken in their rules before it trusts anything.
@@ -37,9 +43,10 @@
 //!
 //! # Members that die, and fleets without members
 //!
-//! The rules of a member are removed with its record: when it leaves, and ten seconds and a lease after its last sync if it does not.
-//! (members are looked through every ten seconds). Until then its families stay mixed. Its writes in that time, if it lives and only Redis is out of its reach, are not covered, as
-//! ever ([`crate::coherence`]); when it is back it registers and settles anew, before it trusts or acknowledges anything.
+//! The rules of a member are removed with its record: when it leaves, or else ten seconds and a lease after its last sync (records are
+//! checked every ten seconds). Until then its families stay mixed. Its writes in that time, if it lives and only Redis is out of its
+//! reach, are not covered, as ever ([`crate::coherence`]); when it is back it registers and settles anew, before it trusts or
+//! acknowledges anything.
 //!
 //! The field `(settled)` of the registry has the rules of the proxy that settled, or was removed, last. A proxy that registers where no
 //! other member has settled its rules compares its own with those, and invalidates the families that differ before it trusts them:
@@ -53,7 +60,6 @@
 //! reach Redis, before its first sync.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -64,52 +70,64 @@ use super::recovery::NEWCOMER_HOLD;
 use super::{Fleet, lock};
 use crate::marks::{Tag, UNCLAIMED};
 use crate::rules::digest::RulesDigest;
-use crate::store::fleet::{Cause, FleetBypass, Registration, Registry, Synced, random_id};
+use crate::store::fleet::{Cause, FleetBypass, Registration, Registry, RegistryContent, Synced, random_id};
 use crate::store::{Link, StoreError};
 use crate::upkeep::bypasses::{Bypass, Bypasses};
 use crate::upkeep::invalidation_log::OriginKind;
 
 /// Pause between two looks at the link while a write or a reload waits.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The rules of this proxy, and what it knows of those of the others.
 #[derive(Debug)]
 pub(super) struct RulesAgreement {
-    state: Mutex<State>,
-    /// [`State::is_settled`], for readers without the lock.
-    is_settled: AtomicBool,
+    state: Mutex<AgreementState>,
     changed: Notify,
     forwarded: Arc<Bypasses>,
 }
 
 #[derive(Debug)]
-struct State {
+struct AgreementState {
     own: RulesDigest,
     /// The text of `own`.
     text: Arc<str>,
+    /// Grows with every change of `own`.
     number: u64,
+    phase: Phase,
     /// The families that a reload is changing.
     changing: BTreeSet<String>,
-    /// The revision of the registry that was taken in.
+    /// The revision of the registry that was taken in, and its content; 0: none.
     learned: u64,
-    /// From the content of the registry that was taken in.
-    others: Vec<String>,
-    last: Option<String>,
-    unlearned: u64,
-    /// The revision that registered `own`, and when the reply came.
-    registered: Option<(u64, Instant)>,
-    is_settled: bool,
+    content: RegistryContent,
 }
 
-impl State {
-    /// The families for which this proxy and another member have different rules.
-    fn differing(&self) -> BTreeSet<String> {
-        self.others.iter().flat_map(|other| self.own.differing(other)).collect()
+/// How far the fleet knows this proxy's rules.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// No reply has said that Redis has them.
+    Unregistered,
+    /// Redis has them since this revision; the reply that said so came `at` that time. Another member may not know them yet.
+    Registered { revision: u64, at: Instant },
+    /// Every member that holds a lease knows them, and the families that they conflict with were invalidated.
+    Settled { revision: u64 },
+}
+
+impl AgreementState {
+    fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Settled { .. })
     }
 
-    /// The same, and those that a reload is changing.
-    fn mixed(&self) -> BTreeSet<String> {
-        self.differing().into_iter().chain(self.changing.iter().cloned()).collect()
+    /// The families for which this proxy and another member have different rules.
+    fn differing(&self) -> BTreeSet<String> {
+        self.content.others.iter().flat_map(|other| self.own.differing(other)).collect()
+    }
+
+    /// The families whose entries may be older than writes that followed other rules, if the registry has this content: those that are
+    /// mixed, and until the rules are settled those that differ from the rules that were settled last.
+    fn untrusted(&self, content: &RegistryContent) -> BTreeSet<String> {
+        let mixed = content.others.iter().flat_map(|other| self.own.differing(other));
+        let last = content.last.iter().filter(|_| !self.is_settled()).flat_map(|last| self.changed_since(last));
+        mixed.chain(self.changing.iter().cloned()).chain(last).collect()
     }
 
     /// The families that differ from the rules that were settled last. Where those are not known, paths of no family are left out: their
@@ -121,46 +139,31 @@ impl State {
         differing.filter(|family| is_known || family != UNCLAIMED).collect()
     }
 
-    /// The families whose entries may be older than writes that followed other rules.
-    fn doubtful(&self) -> BTreeSet<String> {
-        self.last.iter().flat_map(|last| self.changed_since(last)).chain(self.mixed()).collect()
-    }
-
-    /// The families that are to be invalidated now, so that the rules are settled; `None`: they are, or other members may not know
-    /// them yet. `longest`: the longest lease. `epoch_age`: members of which Redis has lost the record hold theirs for less than that
-    /// after the beginning of the epoch.
-    fn to_invalidate(&self, now: Instant, longest: Duration, epoch_age: Duration) -> Option<BTreeSet<String>> {
-        let (_, since) = self.registered.filter(|_| !self.is_settled)?;
-        let all_know = self.unlearned == 0 && epoch_age >= longest;
+    /// The revision that registered the rules, if they may be settled: no member may serve from memory without knowing them.
+    /// `longest`: the longest lease. `epoch_age`: members of which Redis has lost the record hold theirs for less than that after the
+    /// beginning of the epoch.
+    fn may_settle(&self, now: Instant, longest: Duration, epoch_age: Duration) -> Option<u64> {
+        let Phase::Registered { revision, at } = self.phase else { return None };
+        let all_know = self.content.unlearned == 0 && epoch_age >= longest;
         // A member with families that this proxy lacks has to forward them before this proxy answers a write.
-        let are_alike = self.changing.is_empty() && self.others.iter().all(|other| **other == *self.text);
-        let may_settle = all_know || now >= since + longest || are_alike;
-        may_settle.then(|| self.doubtful())
+        let are_alike = self.changing.is_empty() && self.content.others.iter().all(|other| **other == *self.text);
+        (all_know || now >= at + longest || are_alike).then_some(revision)
     }
 }
 
 impl RulesAgreement {
     /// `forwarded`: where the families that are mixed are kept for requests.
     pub fn new(own: RulesDigest, forwarded: Arc<Bypasses>) -> RulesAgreement {
-        let text = own.text().into();
-        let state = State {
+        let state = AgreementState {
+            text: own.text().into(),
             own,
-            text,
             number: 1,
+            phase: Phase::Unregistered,
             changing: BTreeSet::new(),
             learned: 0,
-            others: Vec::new(),
-            last: None,
-            unlearned: 0,
-            registered: None,
-            is_settled: false,
+            content: RegistryContent::default(),
         };
-        RulesAgreement {
-            state: Mutex::new(state),
-            is_settled: AtomicBool::new(false),
-            changed: Notify::new(),
-            forwarded,
-        }
+        RulesAgreement { state: Mutex::new(state), changed: Notify::new(), forwarded }
     }
 
     /// What is sent with a sync.
@@ -169,15 +172,15 @@ impl RulesAgreement {
         Registration {
             number: state.number,
             rules: Arc::clone(&state.text),
-            is_settled: state.is_settled,
+            is_settled: state.is_settled(),
             learned: state.learned,
-            asks: !state.is_settled,
+            asks: !state.is_settled(),
         }
     }
 
     /// Whether the rules are settled.
     pub fn is_settled(&self) -> bool {
-        self.is_settled.load(SeqCst)
+        self.lock().is_settled()
     }
 
     /// Whether this revision of the registry was taken in.
@@ -191,20 +194,17 @@ impl RulesAgreement {
         let mut state = self.lock();
         (state.text, state.own, state.changing) = (own.text().into(), own, changing);
         state.number += 1;
-        state.registered = None;
-        self.unsettle(&mut state);
-        self.forward_more(state.mixed());
+        state.phase = Phase::Unregistered;
+        self.forward(state.differing().into_iter().chain(state.changing.iter().cloned()));
     }
 
     /// Forwards the families that a reply shows to be mixed, or to have had other rules last. To be called before the reply brings a
     /// lease.
-    pub fn hear(&self, registry: &Registry) {
-        let Some(content) = &registry.content else { return };
+    pub fn forward_untrusted(&self, registry: &Registry) {
         let state = self.lock();
-        let last = content.last.iter().filter(|_| !state.is_settled).flat_map(|last| state.changed_since(last));
-        self.forward_more(
-            content.others.iter().flat_map(|other| state.own.differing(other)).chain(last).collect(),
-        );
+        if let Some(content) = &registry.content {
+            self.forward(state.untrusted(content));
+        }
     }
 
     /// Takes in a reply whose marks are applied. Returns the families that are not mixed any more: they are forwarded until
@@ -212,34 +212,25 @@ impl RulesAgreement {
     pub fn take_in(&self, sent: &Registration, registry: &Registry, now: Instant) -> BTreeSet<String> {
         let mut state = self.lock();
         if let Some(content) = &registry.content {
-            state.learned = registry.revision;
-            state.others.clone_from(&content.others);
-            state.last.clone_from(&content.last);
-            state.unlearned = content.unlearned;
+            (state.learned, state.content) = (registry.revision, content.clone());
         }
         if sent.number != state.number {
             // The reply is about the rules before these.
             return BTreeSet::new();
         }
-        if state.registered.is_none_or(|(revision, _)| revision != registry.registered) {
-            state.registered = Some((registry.registered, now));
-            self.unsettle(&mut state);
+        match state.phase {
+            Phase::Registered { revision, .. } | Phase::Settled { revision }
+                if revision == registry.registered => {}
+            // Registered for the first time, or again after Redis had lost the record of this proxy.
+            _ => state.phase = Phase::Registered { revision: registry.registered, at: now },
         }
-        let doubtful = if state.is_settled { state.mixed() } else { state.doubtful() };
-        self.forward_more(doubtful.clone());
-        self.forwarded.mixed().difference(&doubtful).cloned().collect()
+        let untrusted = state.untrusted(&state.content);
+        self.forward(untrusted.iter().cloned());
+        self.forwarded.mixed().difference(&untrusted).cloned().collect()
     }
 
-    /// Ends the forwarding of these families, unless they are mixed.
-    pub fn trust(&self, families: &BTreeSet<String>) {
-        let state = self.lock();
-        let doubtful = if state.is_settled { state.mixed() } else { state.doubtful() };
-        let mut mixed = self.forwarded.mixed();
-        mixed.retain(|family| !families.contains(family) || doubtful.contains(family));
-        self.forwarded.set_mixed(mixed);
-    }
-
-    /// The families to invalidate before [`RulesAgreement::settle`], and the revision that registered the rules ([`State::to_invalidate`]).
+    /// The families to invalidate before [`RulesAgreement::settle`], and the revision that registered the rules; `None`: they are settled,
+    /// or may not be yet ([`AgreementState::may_settle`]).
     pub fn to_settle(
         &self,
         now: Instant,
@@ -247,37 +238,45 @@ impl RulesAgreement {
         epoch_age: Duration,
     ) -> Option<(BTreeSet<String>, u64)> {
         let state = self.lock();
-        let families = state.to_invalidate(now, longest, epoch_age)?;
-        Some((families, state.registered?.0))
+        let revision = state.may_settle(now, longest, epoch_age)?;
+        Some((state.untrusted(&state.content), revision))
     }
 
     /// The families of [`RulesAgreement::to_settle`] are invalidated.
-    pub fn settle(&self, families: &BTreeSet<String>, revision: u64) {
+    pub fn settle(&self, families: &BTreeSet<String>, settled: u64) {
         let mut state = self.lock();
-        if state.registered.is_none_or(|(registered, _)| registered != revision) {
-            return;
+        match state.phase {
+            Phase::Registered { revision, .. } if revision == settled => {
+                state.phase = Phase::Settled { revision };
+                drop(state);
+                self.trust(families);
+            }
+            // Other rules were registered meanwhile.
+            _ => {}
         }
-        state.is_settled = true;
-        self.is_settled.store(true, SeqCst);
-        drop(state);
-        self.trust(families);
     }
 
-    fn unsettle(&self, state: &mut State) {
-        state.is_settled = false;
-        self.is_settled.store(false, SeqCst);
-    }
-
-    fn forward_more(&self, families: BTreeSet<String>) {
+    /// Ends the forwarding of these families, unless they are mixed.
+    pub fn trust(&self, families: &BTreeSet<String>) {
+        let state = self.lock();
+        let untrusted = state.untrusted(&state.content);
         let mut mixed = self.forwarded.mixed();
-        if !families.is_subset(&mixed) {
-            mixed.extend(families);
+        mixed.retain(|family| !families.contains(family) || untrusted.contains(family));
+        self.forwarded.set_mixed(mixed);
+    }
+
+    /// To be called under the lock.
+    fn forward(&self, families: impl IntoIterator<Item = String>) {
+        let before = self.forwarded.mixed();
+        let mut mixed = before.clone();
+        mixed.extend(families);
+        if mixed != before {
             self.forwarded.set_mixed(mixed);
         }
     }
 
     /// All changes of the families that are forwarded are made under it.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, AgreementState> {
         lock(&self.state)
     }
 }
@@ -320,11 +319,13 @@ impl Fleet {
         let now = self.agreement.lock().differing();
         let before = std::mem::replace(&mut self.health().mixed, now.clone());
         self.metrics.mixed_rules.set(i64::try_from(now.len()).unwrap_or(i64::MAX));
+        if now == before {
+            return;
+        }
         let named =
             |family: &String| if family == UNCLAIMED { "those of no family".to_owned() } else { family.clone() };
         let list = |families: &BTreeSet<String>| families.iter().map(named).collect::<Vec<_>>().join(", ");
-        if now == before {
-        } else if now.is_empty() {
+        if now.is_empty() {
             tracing::info!(families = list(&before), "all proxies of the fleet follow the same rules again");
         } else {
             tracing::warn!(
@@ -358,7 +359,7 @@ impl Fleet {
 
     async fn until_settled(&self) {
         while !(self.agreement.is_settled() && self.is_synced()) {
-            let _ = timeout(LOOK, self.agreement.changed.notified()).await;
+            let _ = timeout(POLL_INTERVAL, self.agreement.changed.notified()).await;
         }
     }
 
@@ -408,7 +409,7 @@ impl Fleet {
             if follow == members.len() || Instant::now() >= end {
                 return Ok((follow, members.len()));
             }
-            sleep(LOOK / 2).await;
+            sleep(POLL_INTERVAL / 2).await;
         }
     }
 }
@@ -456,7 +457,7 @@ mod tests {
 
     /// Takes in a reply to a sync that is sent now. Returns the families that are not mixed any more.
     fn reply(agreement: &RulesAgreement, registry: &Registry, now: Instant) -> BTreeSet<String> {
-        agreement.hear(registry);
+        agreement.forward_untrusted(registry);
         agreement.take_in(&agreement.registration(), registry, now)
     }
 
@@ -531,7 +532,7 @@ mod tests {
         let (agreement, now) = (agreement(&[("a", "1"), ("b", "2")]), Instant::now());
         let mut registry = registry(8, 8, &["1 2"], 1);
         registry.content.as_mut().unwrap().last = Some("1 9".to_owned());
-        agreement.hear(&registry);
+        agreement.forward_untrusted(&registry);
         assert_eq!(agreement.forwarded.mixed(), set(&["b"]), "before the reply brings a lease");
         agreement.take_in(&agreement.registration(), &registry, now);
         assert_eq!(agreement.to_settle(now, LEASE, OLD_EPOCH), Some((set(&["b"]), 8)));

@@ -49,7 +49,7 @@ pub type Opening = Option<NonZeroU64>;
 /// between ([`Fleet::trusts`]).
 #[derive(Debug)]
 pub(super) struct RecoveryGate {
-    state: Mutex<State>,
+    state: Mutex<GateState>,
     /// For readers without the lock: the number of the opening, zero while it is closed.
     opening: AtomicU64,
     opened: Notify,
@@ -58,7 +58,7 @@ pub(super) struct RecoveryGate {
 }
 
 #[derive(Debug)]
-struct State {
+struct GateState {
     /// `None`: it is open.
     closed: Option<Closed>,
     /// How often it was opened.
@@ -96,7 +96,7 @@ impl RecoveryGate {
     /// Closed, as it is before the first sync.
     pub fn new(return_timeout: Duration) -> RecoveryGate {
         RecoveryGate {
-            state: Mutex::new(State { closed: Some(Closed::default()), openings: 0 }),
+            state: Mutex::new(GateState { closed: Some(Closed::default()), openings: 0 }),
             opening: AtomicU64::new(0),
             opened: Notify::new(),
             return_timeout,
@@ -141,7 +141,7 @@ impl RecoveryGate {
         self.open_locked(&mut lock(&self.state));
     }
 
-    fn open_locked(&self, state: &mut State) {
+    fn open_locked(&self, state: &mut GateState) {
         if state.closed.take().is_some() {
             state.openings += 1;
             self.opening.store(state.openings, SeqCst);
@@ -156,7 +156,7 @@ impl RecoveryGate {
 
     /// Takes in the reply to a sync that asked which members are behind, and opens if none is. The reply's marks have been
     /// applied.
-    pub fn hear(&self, synced: &Synced) -> Verdict {
+    pub fn on_sync(&self, synced: &Synced) -> Verdict {
         let mut state = lock(&self.state);
         let verdict = state.closed.as_mut().map_or(Verdict::Open, |closed| self.judge(closed, synced));
         if verdict == Verdict::Open {
@@ -190,7 +190,7 @@ impl Fleet {
     /// Opens the gate if a reply shows that no other member has anything left to deliver, or has not returned in time. Only the task
     /// that syncs calls this, and only it closes the gate: nothing closes it between the verdict and the opening.
     pub(super) async fn check_gate(&self, synced: &Synced) -> Result<(), StoreError> {
-        let Verdict::GiveUp { awaited, saw_outage } = self.gate.hear(synced) else { return Ok(()) };
+        let Verdict::GiveUp { awaited, saw_outage } = self.gate.on_sync(synced) else { return Ok(()) };
         if saw_outage {
             // For writes that a lost proxy may have answered, and that will never be delivered.
             self.invalidate_for(OriginKind::Safety, &[Tag::root()], Cause::default()).await?;
@@ -256,7 +256,7 @@ mod tests {
     /// A gate of a proxy that had read the first generation before it closed.
     fn closed() -> RecoveryGate {
         let gate = RecoveryGate::new(RETURN_TIMEOUT);
-        assert_eq!(gate.hear(&reply(1, 5000, &[])), Verdict::Open);
+        assert_eq!(gate.on_sync(&reply(1, 5000, &[])), Verdict::Open);
         gate.close(Some(generation(1)));
         gate
     }
@@ -265,8 +265,8 @@ mod tests {
     fn a_proxy_without_others_trusts_redis_at_once() {
         for gate in [RecoveryGate::new(RETURN_TIMEOUT), closed()] {
             assert_eq!(gate.awaited(), None);
-            assert_eq!(gate.hear(&reply(2, 0, &[])), Verdict::Open);
-            assert_eq!(gate.hear(&reply(2, 0, &["a"])), Verdict::Open, "it stays open");
+            assert_eq!(gate.on_sync(&reply(2, 0, &[])), Verdict::Open);
+            assert_eq!(gate.on_sync(&reply(2, 0, &["a"])), Verdict::Open, "it stays open");
         }
     }
 
@@ -288,11 +288,11 @@ mod tests {
     #[test]
     fn the_gate_stays_closed_while_a_member_is_behind() {
         for gate in [RecoveryGate::new(RETURN_TIMEOUT), closed()] {
-            assert_eq!(gate.hear(&reply(2, 0, &["a", "b"])), Verdict::Wait);
+            assert_eq!(gate.on_sync(&reply(2, 0, &["a", "b"])), Verdict::Wait);
             assert_eq!(gate.awaited(), Some(holders(&["a", "b"])));
-            assert_eq!(gate.hear(&reply(2, 10, &["b"])), Verdict::Wait);
+            assert_eq!(gate.on_sync(&reply(2, 10, &["b"])), Verdict::Wait);
             assert_eq!(gate.awaited(), Some(holders(&["b"])));
-            assert_eq!(gate.hear(&reply(2, 20, &[])), Verdict::Open);
+            assert_eq!(gate.on_sync(&reply(2, 20, &[])), Verdict::Open);
             assert_eq!(gate.awaited(), None);
         }
     }
@@ -307,7 +307,7 @@ mod tests {
         };
         let failed_again = || {
             let gate = closed();
-            assert_eq!(gate.hear(&reply(2, 0, &["a"])), Verdict::Wait);
+            assert_eq!(gate.on_sync(&reply(2, 0, &["a"])), Verdict::Wait);
             gate.close(Some(generation(2)));
             gate
         };
@@ -320,11 +320,11 @@ mod tests {
             (&closed, 1, false),
         ] {
             let gate = gate();
-            assert_eq!(gate.hear(&reply(generation, 1999, &["a"])), Verdict::Wait);
+            assert_eq!(gate.on_sync(&reply(generation, 1999, &["a"])), Verdict::Wait);
             let given_up = Verdict::GiveUp { awaited: holders(&["a"]), saw_outage };
-            assert_eq!(gate.hear(&reply(generation, 2000, &["a"])), given_up);
+            assert_eq!(gate.on_sync(&reply(generation, 2000, &["a"])), given_up);
             gate.open();
-            assert_eq!(gate.hear(&reply(generation, 2001, &["a"])), Verdict::Open);
+            assert_eq!(gate.on_sync(&reply(generation, 2001, &["a"])), Verdict::Open);
         }
     }
 
@@ -340,7 +340,7 @@ mod tests {
             (false, &["a"], true, 0, Verdict::Wait),
         ] {
             let gate = if has_failed { closed() } else { RecoveryGate::new(RETURN_TIMEOUT) };
-            assert_eq!(gate.hear(&after(unknown_proxies, ago, behind)), expected, "{ago} ms ago");
+            assert_eq!(gate.on_sync(&after(unknown_proxies, ago, behind)), expected, "{ago} ms ago");
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct SyncState {
 
 /// The result of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
+enum SyncOutcome {
     /// It brought something that this proxy has not acknowledged yet.
     News,
     Nothing,
@@ -96,9 +96,9 @@ impl Fleet {
             self.log_lease_change();
             match synced {
                 // It is to be acknowledged at once: a write may be waiting.
-                Ok(Progress::News) => continue,
-                Ok(Progress::Nothing) => {}
-                Ok(Progress::Left) => return,
+                Ok(SyncOutcome::News) => continue,
+                Ok(SyncOutcome::Nothing) => {}
+                Ok(SyncOutcome::Left) => return,
                 Err(error) => {
                     if !matches!(error, StoreError::Unreplicated { .. }) {
                         self.close_gate();
@@ -130,10 +130,10 @@ impl Fleet {
         }
     }
 
-    async fn sync(&self) -> Result<Progress, StoreError> {
+    async fn sync(&self) -> Result<SyncOutcome, StoreError> {
         let left = self.sync.left.lock().await;
         if *left {
-            return Ok(Progress::Left);
+            return Ok(SyncOutcome::Left);
         }
         let (clocks, lease) = (&self.settings.clocks, self.settings.lease);
         let applied = self.marks.stamp();
@@ -153,13 +153,13 @@ impl Fleet {
         self.health().sync_began();
         let synced = self.store.sync(&me).await?;
         self.metrics.synced(sending.at.steady.elapsed());
-        self.marks.clock.hear(sending.at.wall, clocks.now().wall, synced.clock);
+        self.marks.clock.observe(sending.at.wall, clocks.now().wall, synced.clock);
         self.log_clock_difference();
         // In an outage that ended just now the sync was held up, too.
         self.close_gate_if_lapsed(clocks.now());
         *lock(&self.sync.seen) = Some(synced.generation);
         // Before anything may be trusted because of this reply.
-        self.agreement.hear(&synced.registry);
+        self.agreement.forward_untrusted(&synced.registry);
         self.note_epoch(&synced, sending);
         let is_void = serves_memory && !self.apply_sync(&synced, sending);
         drop(left);
@@ -173,7 +173,7 @@ impl Fleet {
             || me.seen != Some(synced.generation)
             || serves_memory && (is_void || synced.stamp != applied);
         self.intents.add(synced.due);
-        Ok(if is_news { Progress::News } else { Progress::Nothing })
+        Ok(if is_news { SyncOutcome::News } else { SyncOutcome::Nothing })
     }
 
     /// Takes in what a reply says of the epoch.

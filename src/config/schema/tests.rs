@@ -51,23 +51,23 @@ fn asked() -> BTreeSet<(String, String)> {
 }
 
 /// Every field of the schema, with the place of its table.
-fn told(schema: &Value, place: &str, fields: &mut BTreeSet<(String, String)>) {
+fn fields_of(schema: &Value, place: &str, fields: &mut BTreeSet<(String, String)>) {
     let below = |name: &str| if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
     for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
         fields.insert((place.to_owned(), name.clone()));
-        told(schema, &below(name), fields);
+        fields_of(schema, &below(name), fields);
     }
     if schema["items"].is_object() {
-        told(&schema["items"], &format!("{place}[]"), fields);
+        fields_of(&schema["items"], &format!("{place}[]"), fields);
     }
     // A field may be a table or a value.
     for kind in schema["anyOf"].as_array().into_iter().flatten() {
-        told(kind, place, fields);
+        fields_of(kind, place, fields);
     }
     for kind in schema["additionalProperties"]["anyOf"].as_array().into_iter().flatten() {
         // Several rules for one path have the same fields as one.
         if kind["type"] == "object" {
-            told(kind, &below("*"), fields);
+            fields_of(kind, &below("*"), fields);
         }
     }
 }
@@ -75,7 +75,7 @@ fn told(schema: &Value, place: &str, fields: &mut BTreeSet<(String, String)>) {
 #[test]
 fn the_schema_has_every_field_that_the_reader_knows_and_no_other() {
     let mut fields = BTreeSet::new();
-    told(&schema(), "", &mut fields);
+    fields_of(&schema(), "", &mut fields);
     let asked = asked();
     let missing: Vec<_> = asked.difference(&fields).collect();
     let unknown: Vec<_> = fields.difference(&asked).collect();

@@ -472,13 +472,13 @@ fn faults_of_toml_and_of_meaning_are_reported_together() {
 
 #[test]
 fn an_unreadable_file_has_a_reason() {
-    let said = |path: &Path| Config::load(Some(path), &Overrides::default(), &env).unwrap_err().to_string();
+    let error = |path: &Path| Config::load(Some(path), &Overrides::default(), &env).unwrap_err().to_string();
     let folder = tempfile::tempdir().unwrap();
-    assert!(said(&folder.path().join("none")).contains("create it"));
-    assert!(said(folder.path()).contains("name a file in it"));
+    assert!(error(&folder.path().join("none")).contains("create it"));
+    assert!(error(folder.path()).contains("name a file in it"));
     let large = folder.path().join("large");
     std::fs::write(&large, vec![b'#'; 5 << 20]).unwrap();
-    assert!(said(&large).contains("larger than 4 MiB"), "{}", said(&large));
+    assert!(error(&large).contains("larger than 4 MiB"), "{}", error(&large));
 }
 
 #[test]

@@ -157,8 +157,8 @@ fn credentials_that_stand_twice_or_are_empty_are_refused() {
         assert!(fault.message.contains(message) && fault.line == line, "{fault:#?}");
         assert!(!fault.remedy.is_empty() && !format!("{fault:?}").contains("s3c"), "{fault:#?}");
     }
-    let said = fault("[store]\nredis = 'redis://:${SECRET}@h'\n").remedy;
-    assert!(said.contains("password = \"${REDIS_PASSWORD}\""), "{said}");
+    let remedy = fault("[store]\nredis = 'redis://:${SECRET}@h'\n").remedy;
+    assert!(remedy.contains("password = \"${REDIS_PASSWORD}\""), "{remedy}");
 }
 
 #[test]

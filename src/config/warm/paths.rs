@@ -12,11 +12,11 @@ const LONGEST: usize = 4096;
 /// A path with its query, in which ranges and alternatives stand for several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
-    parts: Vec<Part>,
+    parts: Vec<PathPart>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
+enum PathPart {
     Text(String),
     /// `{from..to}`, both included. Numbers have at least `width` digits.
     Range {
@@ -46,7 +46,7 @@ impl PathPattern {
         let (mut parts, mut at) = (Vec::new(), 0);
         while let Some(open) = text[at..].find('{').map(|open| at + open) {
             if open > at {
-                parts.push(Part::Text(text[at..open].to_owned()));
+                parts.push(PathPart::Text(text[at..open].to_owned()));
             }
             let Some(close) = text[open..].find('}').map(|close| open + close) else {
                 return Err(PathFault {
@@ -60,7 +60,7 @@ impl PathPattern {
             at = close + 1;
         }
         if at < text.len() {
-            parts.push(Part::Text(text[at..].to_owned()));
+            parts.push(PathPart::Text(text[at..].to_owned()));
         }
         let pattern = PathPattern { parts };
         let first = pattern.expand().next().unwrap_or_default();
@@ -73,7 +73,7 @@ impl PathPattern {
 
     /// How many paths it stands for.
     pub fn count(&self) -> u64 {
-        self.parts.iter().map(Part::count).fold(1, u64::saturating_mul)
+        self.parts.iter().map(PathPart::count).fold(1, u64::saturating_mul)
     }
 
     /// The paths, the last range first.
@@ -84,7 +84,7 @@ impl PathPattern {
     fn nth(&self, number: u64) -> String {
         // The digits of the number, each with a base of its own, from the last part to the first.
         let mut left = number;
-        let mut chosen: Vec<(&Part, u64)> = Vec::with_capacity(self.parts.len());
+        let mut chosen: Vec<(&PathPart, u64)> = Vec::with_capacity(self.parts.len());
         for part in self.parts.iter().rev() {
             chosen.push((part, left % part.count()));
             left /= part.count();
@@ -92,11 +92,11 @@ impl PathPattern {
         let mut path = String::new();
         for (part, choice) in chosen.into_iter().rev() {
             match part {
-                Part::Text(text) => path.push_str(text),
-                Part::Range { from, width, .. } => {
+                PathPart::Text(text) => path.push_str(text),
+                PathPart::Range { from, width, .. } => {
                     let _ = write!(path, "{:0width$}", from + choice);
                 }
-                Part::OneOf(words) => {
+                PathPart::OneOf(words) => {
                     path.push_str(
                         usize::try_from(choice)
                             .ok()
@@ -110,17 +110,22 @@ impl PathPattern {
     }
 }
 
-impl Part {
+impl PathPart {
     fn count(&self) -> u64 {
         match self {
-            Part::Text(_) => 1,
-            Part::Range { from, to, .. } => (to - from).saturating_add(1),
-            Part::OneOf(words) => words.len() as u64,
+            PathPart::Text(_) => 1,
+            PathPart::Range { from, to, .. } => (to - from).saturating_add(1),
+            PathPart::OneOf(words) => words.len() as u64,
         }
     }
 }
 
-fn part(inside: &str, at: Range<usize>, message: &'static str, remedy: &'static str) -> Result<Part, PathFault> {
+fn part(
+    inside: &str,
+    at: Range<usize>,
+    message: &'static str,
+    remedy: &'static str,
+) -> Result<PathPart, PathFault> {
     if let Some((from, to)) = inside.split_once("..") {
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let numbers = is_number(from)
@@ -133,13 +138,13 @@ fn part(inside: &str, at: Range<usize>, message: &'static str, remedy: &'static 
             return Err(PathFault { at, message, remedy: "write the lower number first" });
         }
         let width = if from.starts_with('0') { from.len() } else { 1 };
-        return Ok(Part::Range { from: first, to: last, width });
+        return Ok(PathPart::Range { from: first, to: last, width });
     }
     let words: Vec<String> = inside.split(',').map(|word| word.trim().to_owned()).collect();
     if words.len() < 2 || inside.contains('{') {
         return Err(PathFault { at, message, remedy });
     }
-    Ok(Part::OneOf(words))
+    Ok(PathPart::OneOf(words))
 }
 
 /// Whether a request can have this path and query (RFC 9112 §3.2.1, origin-form). Otherwise the message and the remedy.

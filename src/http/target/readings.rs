@@ -61,7 +61,7 @@ impl<'p> Readings<'p> {
     fn found(own: &'p str, unresolved: Option<&str>, case: PathCase) -> Readings<'p> {
         let most = (BYTES / own.len().max(unresolved.map_or(0, str::len))).clamp(FEWEST, MOST);
         let all = std::iter::once(own).chain(unresolved).map(symbols).collect();
-        let mut found = Found { all, most, complete: true };
+        let mut found = FoundPaths { all, most, complete: true };
         found.add(without_host);
         found.add(without_parameters);
         found.add_all(|path| {
@@ -142,13 +142,13 @@ const BLANK: Symbol = ENCODED | b' ' as Symbol;
 type Path = SmallVec<[Symbol; 64]>;
 
 /// The paths found so far.
-struct Found {
+struct FoundPaths {
     all: Vec<Path>,
     most: usize,
     complete: bool,
 }
 
-impl Found {
+impl FoundPaths {
     /// Adds the results of one more habit for each path.
     fn add(&mut self, habit: impl Fn(&[Symbol]) -> Path) {
         self.add_all(|path| [habit(path)]);

@@ -51,10 +51,10 @@ impl Explainer<'_> {
                  304 while nothing has changed (client_cache_control = \"pass\" leaves it to upstream)"
                     .to_owned(),
             ),
-            told @ ClientCacheControl::Value(_) => Some(format!(
+            value @ ClientCacheControl::Value(_) => Some(format!(
                 "clients are told {}, unless upstream says private, no-store or no-cache or answers with an error: then no-cache \
                  (client_cache_control)",
-                told.text()
+                value.text()
             )),
         };
         let cdn = family.cdn_cache_control.as_ref().map(|value| {

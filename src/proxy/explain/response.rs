@@ -1,6 +1,6 @@
 //! Explains whether a response of upstream would be stored.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
@@ -130,7 +130,7 @@ impl Explainer<'_> {
     /// Why the request is forwarded although nothing is stored for it; `None` if its response may be stored.
     fn forwarded(&self) -> Option<MissReason> {
         let precondition = validation::is_for_origin(&self.request.client_request.headers);
-        let bypass = bypass(&self.live, &self.request.client_request);
+        let bypass = bypass(&self.live, &self.request.client_request, Instant::now());
         let fault = self.token_fault(SystemTime::now());
         bypass.or(fault.map(MissReason::Token)).or(precondition.then_some(MissReason::Precondition))
     }
@@ -175,7 +175,7 @@ impl Explainer<'_> {
         let stored = entry::Response {
             status,
             headers: fields.into(),
-            said: None,
+            original_fields: None,
             body,
             freshness,
             for_credentials,

@@ -1,7 +1,7 @@
 //! Explains what is stored for a request now, and the decision on it. Neither tier is changed, and upstream is not asked.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,15 +64,15 @@ pub struct StoredResponse {
 }
 
 /// An entry and whether it is current.
-struct Judged {
+struct TierEntry {
     entry: Arc<Entry>,
     validity: ValidityReport,
 }
 
 /// What both tiers have under one key.
 pub(super) struct Tiers {
-    memory: Option<Judged>,
-    store: Result<Judged, &'static str>,
+    memory: Option<TierEntry>,
+    store: Result<TierEntry, &'static str>,
 }
 
 impl Explainer<'_> {
@@ -82,7 +82,7 @@ impl Explainer<'_> {
         if self.token_fault(cache.now()).is_some() {
             // As in the proxy: what is stored for the caller that the token names does not matter.
             let nothing = Tiers { memory: None, store: Err("nothing") };
-            return self.told((self.claim(), cache_key), &nothing, None, None, cache.now());
+            return self.explanation((self.claim(), cache_key), &nothing, None, None, cache.now());
         }
         let tiers = self.tiers(cache, &cache_key).await;
         let vary_index = tiers.vary_index();
@@ -101,13 +101,13 @@ impl Explainer<'_> {
         };
         let authorization = self.authorization(cache).await;
         let variants = vary_index.as_deref().and_then(Entry::vary_index);
-        self.told((claim, cache_key), &tiers, variants, authorization, cache.now())
+        self.explanation((claim, cache_key), &tiers, variants, authorization, cache.now())
     }
 
     pub(super) async fn tiers(&self, cache: &Cache, cache_key: &CacheKey) -> Tiers {
         let Inspection { memory, store } = cache.inspect(cache_key, &self.request.label()).await;
         let memory = match memory {
-            Some(entry) => Some(Judged { validity: cache.validity(&entry).await, entry }),
+            Some(entry) => Some(TierEntry { validity: cache.validity(&entry).await, entry }),
             None => None,
         };
         let store = match store {
@@ -115,12 +115,12 @@ impl Explainer<'_> {
             StoreInspection::Away => Err("away"),
             StoreInspection::Nothing => Err("nothing"),
             StoreInspection::Unreadable(_) => Err("unreadable"),
-            StoreInspection::Entry(entry) => Ok(Judged { validity: cache.validity(&entry).await, entry }),
+            StoreInspection::Entry(entry) => Ok(TierEntry { validity: cache.validity(&entry).await, entry }),
         };
         Tiers { memory, store }
     }
 
-    fn told(
+    fn explanation(
         &self,
         (claim, cache_key): (RouteExplanation, CacheKey),
         tiers: &Tiers,
@@ -134,8 +134,9 @@ impl Explainer<'_> {
         let response = judged.and_then(|judged| judged.entry.response().map(|response| (judged, response)));
         let lookup = tiers.lookup(cache_key, variants.is_some());
         let decision = self.decide(&lookup, now);
-        let restricted =
-            authorization.as_ref().filter(|_| bypass(&self.live, &self.request.client_request).is_none());
+        let restricted = authorization
+            .as_ref()
+            .filter(|_| bypass(&self.live, &self.request.client_request, Instant::now()).is_none());
         let decision = match restricted {
             Some(it) => it.restrict(decision, self.request.demands.only_if_cached),
             None => decision,
@@ -149,8 +150,8 @@ impl Explainer<'_> {
             claim,
             found: found.to_owned(),
             grace_left: validity.and_then(ValidityReport::grace_left).map(|left| left.as_secs_f64()),
-            in_memory: tiers.memory.as_ref().map_or("nothing", Judged::label).to_owned(),
-            in_store: tiers.store.as_ref().map_or_else(|state| *state, Judged::label).to_owned(),
+            in_memory: tiers.memory.as_ref().map_or("nothing", TierEntry::label).to_owned(),
+            in_store: tiers.store.as_ref().map_or_else(|state| *state, TierEntry::label).to_owned(),
             varies_on: variants.iter().flat_map(|it| &it.on).map(ToString::to_string).collect(),
             variants: variants
                 .iter()
@@ -215,7 +216,7 @@ impl Explainer<'_> {
     }
 }
 
-impl Judged {
+impl TierEntry {
     fn is_usable(&self) -> bool {
         matches!(self.validity, ValidityReport::Current | ValidityReport::SoftInvalidated(..))
     }
@@ -236,7 +237,7 @@ impl Tiers {
     /// The vary index, as a lookup finds it: that in memory even if it is invalidated, since it is only a hint; that in Redis if it
     /// is current and memory has no current entry.
     fn vary_index(&self) -> Option<Arc<Entry>> {
-        let is_usable = |judged: &&Judged| judged.is_usable();
+        let is_usable = |judged: &&TierEntry| judged.is_usable();
         let of_memory =
             self.memory.as_ref().filter(|judged| is_usable(judged) || judged.entry.vary_index().is_some());
         let vary_index = of_memory.or(self.store.as_ref().ok().filter(is_usable))?;
@@ -244,7 +245,7 @@ impl Tiers {
     }
 
     /// The entry that a lookup uses: a current one, memory before Redis; else a soft-invalidated one; else an invalidated one.
-    fn best(&self) -> Option<&Judged> {
+    fn best(&self) -> Option<&TierEntry> {
         let all = || self.memory.iter().chain(self.store.as_ref().ok());
         let current = all().find(|judged| judged.validity == ValidityReport::Current);
         current.or_else(|| all().find(|judged| judged.is_usable())).or_else(|| all().next())

@@ -48,7 +48,7 @@ pub fn freshened(
     let response = stored.response().ok_or_else(Unconfirmed::default)?;
     // RFC 9111 §4.1: the fields that it varies on are part of its key, which a 304 cannot change. A 304 that names fewer fields changes
     // nothing; one that names more shows that requests got this response that should not.
-    let on = match Vary::said(&update) {
+    let on = match Vary::of_lines(&update) {
         Vary::Everything => return Err(Unconfirmed::default()),
         on => on.into_names(),
     };
@@ -67,15 +67,15 @@ pub fn freshened(
     let verdict = storing::judge_confirmed(&context.request, response.status, &judged, times);
     let verdict = verdict.map_err(|_| Unconfirmed::default())?;
     verdict.withhold(&mut fields);
-    let said = storing::set_client_cache_control(&context.request, response.status, &mut fields);
-    if said.is_some() {
+    let original_fields = storing::set_client_cache_control(&context.request, response.status, &mut fields);
+    if original_fields.is_some() {
         clients::identify(&mut fields, &response.body);
     }
     let (tags, consumed) = (verdict.tags(&context.request), storing::has_consumed(&fields));
     let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
     let response = entry::Response {
         headers: fields.into(),
-        said: said.map(|said| Box::new((*said).into())),
+        original_fields: original_fields.map(|fields| Box::new((*fields).into())),
         freshness,
         for_credentials,
         consumed,

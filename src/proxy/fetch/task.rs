@@ -19,7 +19,7 @@ use super::stands_in;
 use crate::cache::SHARED_MAX;
 use crate::coalesce::body_budget::Broken;
 use crate::coalesce::inflight::{FetchOutcome, FetchPermit, Head, ServerErrorResponse};
-use crate::coalesce::stream::{Reader, Stream};
+use crate::coalesce::stream::{Stream, StreamReader};
 use crate::http::authorization;
 use crate::http::clients;
 use crate::http::headers;
@@ -33,7 +33,7 @@ use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
 /// What only the leader gets.
 pub enum LeaderOnly {
     /// Its reader of the shared body, created before the start of the body can be dropped, and the fields that only it gets.
-    Reader(Reader, HeaderMap),
+    Reader(StreamReader, HeaderMap),
     /// A response that cannot be shared, and why it is not stored.
     Response(Box<Response<ResponseBody>>, &'static str),
 }
@@ -226,8 +226,8 @@ async fn deliver(
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
     let (parts, mut body) = answer.into_parts();
-    let said = storing::set_client_cache_control(request, parts.status, &mut fields);
-    if said.is_some()
+    let original_fields = storing::set_client_cache_control(request, parts.status, &mut fields);
+    if original_fields.is_some()
         && !clients::has_validator(&fields)
         && let Some(content) = body.receive_short().await
     {
@@ -235,7 +235,15 @@ async fn deliver(
     }
     let stamp = view.map(|view| view.stamp);
     let text = primary.variant(&varies_on, &request.client_request.headers).text;
-    let head = Arc::new(storing::head(running, text, varies_on, stamp, parts.status, (fields, said), &verdict));
+    let head = Arc::new(storing::head(
+        running,
+        text,
+        varies_on,
+        stamp,
+        parts.status,
+        (fields, original_fields),
+        &verdict,
+    ));
     let _ended = FinishOnDrop(Arc::clone(&stream));
     if let (Some(leader_only), Some(reader)) = (leader_only, stream.reader()) {
         let _ = leader_only.send(LeaderOnly::Reader(reader, own));
@@ -333,9 +341,20 @@ impl Drop for FinishOnDrop {
 
 /// The head of a 5xx that is shared and not stored. Its own `Vary` selects the requests that get it.
 fn error_head(context: &FetchContext, status: StatusCode, mut headers: HeaderMap) -> Head {
-    let said = storing::set_client_cache_control(&context.request, status, &mut headers);
+    let original_fields = storing::set_client_cache_control(&context.request, status, &mut headers);
     let varies_on = Vary::parse(&headers).into_names();
     let text = context.primary.variant(&varies_on, &context.request.client_request.headers).text;
     let (consumed, stamp) = (storing::has_consumed(&headers), context.view.map(|view| view.stamp));
-    Head { consumed, said, status, headers, varies_on, text, ttl: 0, stored: false, stamp, groups: Vec::new() }
+    Head {
+        consumed,
+        original_fields,
+        status,
+        headers,
+        varies_on,
+        text,
+        ttl: 0,
+        stored: false,
+        stamp,
+        groups: Vec::new(),
+    }
 }

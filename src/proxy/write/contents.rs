@@ -14,7 +14,7 @@ use http_body::Body as _;
 
 use super::super::ClientRequest;
 use crate::http::invalidation::WriteEnd;
-use crate::rules::content::{Place, RuleContent};
+use crate::rules::content::{ContentPlace, RuleContent};
 use crate::rules::{MatchedRule, Unresolved};
 use crate::running::Running;
 use crate::upstream::{ContentCopy, RequestBody, ResponseBody, Upload};
@@ -25,7 +25,7 @@ pub struct Contents {
     pub request: RuleContent,
     pub response: RuleContent,
     /// The places in the request's content that rules name.
-    places: Vec<Place>,
+    places: Vec<ContentPlace>,
     /// Made while the request is sent.
     copy: Option<Arc<ContentCopy>>,
 }
@@ -77,7 +77,7 @@ impl Contents {
         running: &Running,
         http: &ClientRequest,
         answer: &mut Response<ResponseBody>,
-        places: &[Place],
+        places: &[ContentPlace],
     ) {
         let (fields, most) = (answer.headers().clone(), running.config.server.max_rule_body);
         let length = answer.body().size_hint().lower();
@@ -105,13 +105,13 @@ impl Contents {
 }
 
 /// The places in the content of the response that the rules which apply name.
-pub fn places_in_response(matches: &[MatchedRule<'_>], end: WriteEnd) -> Vec<Place> {
+pub fn places_in_response(matches: &[MatchedRule<'_>], end: WriteEnd) -> Vec<ContentPlace> {
     let applying = matches.iter().filter(|matched| matched.rule.on.applies(end));
     distinct(applying.flat_map(|matched| matched.rule.places_in_response()))
 }
 
-fn distinct<'p>(places: impl Iterator<Item = &'p Place>) -> Vec<Place> {
-    let mut distinct: Vec<Place> = Vec::new();
+fn distinct<'p>(places: impl Iterator<Item = &'p ContentPlace>) -> Vec<ContentPlace> {
+    let mut distinct: Vec<ContentPlace> = Vec::new();
     for place in places {
         if !distinct.contains(place) {
             distinct.push(place.clone());

@@ -127,10 +127,10 @@ impl Candidate {
             fields.remove(name);
         }
         let primary = request.cache_key();
-        let said = storing::set_client_cache_control(&request, status, &mut fields);
+        let original_fields = storing::set_client_cache_control(&request, status, &mut fields);
         let varies_on = storing::varies_on(running, &primary, (None, None), status, &fields).ok()?;
         let text = primary.variant(&varies_on, &request.client_request.headers).text;
-        let head = storing::head(running, text, varies_on, None, status, (fields, said), &verdict);
+        let head = storing::head(running, text, varies_on, None, status, (fields, original_fields), &verdict);
         let _hold = running.cache.memory().hold(request.tags());
         Some(Candidate { request, primary, head, verdict, _hold })
     }

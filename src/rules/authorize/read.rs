@@ -98,7 +98,7 @@ pub fn add_families(
         let message = format!("{FAMILY:?} is the name of the family of verdicts (authorize)");
         return reader.fault(taken, message, "rename the family");
     }
-    let (beside, several) = (told_by(families), checks.len() > 1);
+    let (beside, several) = (identity_fields(families), checks.len() > 1);
     for Check { path, pattern, ttl, line } in checks {
         let (id, name) = (families.len(), if several { name_of(&path, families) } else { FAMILY.to_owned() });
         let mut is_invalidated = false;
@@ -138,7 +138,7 @@ pub fn add_families(
             counted: false,
             client_cache_control: ClientCacheControl::Pass,
             says_client_cache_control: true,
-            told_by_caller: false,
+            is_invalidated_by_caller: false,
             is_invalidated,
             authorize: None,
             instances: Vec::new(),
@@ -150,7 +150,7 @@ pub fn add_families(
 }
 
 /// The request fields by which the families identify callers.
-fn told_by(families: &[Family]) -> Arc<[HeaderName]> {
+fn identity_fields(families: &[Family]) -> Arc<[HeaderName]> {
     let mut names: Vec<HeaderName> =
         families.iter().flat_map(|family| family.key_spec.identity.fields()).cloned().collect();
     names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use http::HeaderMap;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 
-use super::{Fields, Unresolved};
+use super::{FormFields, Unresolved};
 
 /// Longest boundary, in bytes (RFC 2046 §5.1.1).
 const BOUNDARY: usize = 70;
@@ -30,7 +30,7 @@ pub fn boundary(parameters: &str) -> Option<String> {
 }
 
 /// The fields of a form. All of it is in memory, so that nothing waits.
-pub fn read(bytes: &[u8], boundary: &str) -> Result<Fields, Unresolved> {
+pub fn read(bytes: &[u8], boundary: &str) -> Result<FormFields, Unresolved> {
     if !is_framed_plainly(bytes, boundary) {
         return Err(Unresolved::Malformed);
     }

@@ -11,7 +11,7 @@ fn found(content_type: &str, content: &str, place: &str) -> ValuesAt {
     read(content_type, content.as_bytes(), &place.split('.').map(str::to_owned).collect())
 }
 
-fn read(content_type: &str, content: &[u8], place: &Place) -> ValuesAt {
+fn read(content_type: &str, content: &[u8], place: &ContentPlace) -> ValuesAt {
     let content = RuleContent::read(&fields(content_type), content, std::slice::from_ref(place));
     assert!(content.values(&["other".to_owned()]).is_err(), "only the place that was asked for is known");
     content.values(place)

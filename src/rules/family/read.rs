@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::super::authorize::read::{self as authorize, Checks};
-use super::super::downstream::ToldDownstream;
+use super::super::downstream::DownstreamCacheControl;
 use super::super::lifetimes::{LIFETIME, LONGEST, read_adaptive_ttl, read_negative_ttl, read_seconds, read_until};
 use super::super::nearest::listing;
 use super::super::pattern::Pattern;
@@ -97,7 +97,7 @@ fn read_one(
     let policy = read_policy(&mut table, &key_spec, revalidate);
     let fetching = read_fetching(&mut table);
     let collapse = table.read("collapse", |item| item.choice(Collapse::WORDS)).unwrap_or_default();
-    let told = ToldDownstream::read(&mut table, &key_spec.identity);
+    let downstream = DownstreamCacheControl::read(&mut table, &key_spec.identity);
     let compress = table.read("compress", |item| read_compress(&item));
     let version = table.read("version", |item| read_version(&item));
     let max_body = table.read("max_body", |item| item.size(&(1..=1 << 40)));
@@ -126,10 +126,10 @@ fn read_one(
         compress,
         counted: false,
         // What is never cached is forwarded as it is.
-        says_client_cache_control: told.clients.is_some() || is_never_cached,
-        client_cache_control: told.clients.unwrap_or_default(),
-        cdn_cache_control: told.cdn,
-        told_by_caller: false,
+        says_client_cache_control: downstream.clients.is_some() || is_never_cached,
+        client_cache_control: downstream.clients.unwrap_or_default(),
+        cdn_cache_control: downstream.cdn,
+        is_invalidated_by_caller: false,
         is_invalidated: !until_ttl.unwrap_or(is_never_cached),
         authorize,
         alerts,

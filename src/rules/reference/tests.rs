@@ -219,7 +219,7 @@ fn values_are_in_lower_case_where_paths_are() {
 
 #[test]
 fn purges_of_impossible_instances_are_rejected() {
-    let said = |text: &str| Reference::resolve(text, &names()).map_err(|fault| fault.to_string());
+    let resolved = |text: &str| Reference::resolve(text, &names()).map_err(|fault| fault.to_string());
     let rows = [
         ("order:abc", "\"abc\" is no {id}"),
         ("order:7:z", "\"z\" is no {at}"),
@@ -227,11 +227,11 @@ fn purges_of_impossible_instances_are_rejected() {
         ("user_details:7:*", "name \"user_details:7\": an instance has nothing below it"),
     ];
     for (text, expected) in rows {
-        let said = said(text).unwrap_err();
-        assert!(said.contains(expected), "{text}: {said}");
+        let message = resolved(text).unwrap_err();
+        assert!(message.contains(expected), "{text}: {message}");
     }
     for text in ["order:7", "order:7:f", "order:*:f", "order:%37", "user_details:b ö%2Fb", "user_details:a:b"] {
-        assert_eq!(said(text).err(), None, "{text}");
+        assert_eq!(resolved(text).err(), None, "{text}");
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn listen(link: Arc<Connector>, channel: String, messages: broa
     // The link detects and logs an unreachable server.
     while state.wait_for(|link| *link == Link::Up).await.is_ok() {
         let Some(place) = link.place() else { continue };
-        let reason = match Subscription::begin(&link, &place, &channel, &messages).await {
+        let reason = match ChannelConnection::begin(&link, &place, &channel, &messages).await {
             Ok(subscription) => {
                 let begun = Instant::now();
                 tracing::debug!(channel, "subscribed");
@@ -49,22 +49,22 @@ pub(super) async fn listen(link: Arc<Connector>, channel: String, messages: broa
 }
 
 /// A connection with a subscription.
-struct Subscription {
+struct ChannelConnection {
     connection: MultiplexedConnection,
     /// Notified when the connection has ended.
     ended: Arc<Notify>,
 }
 
-impl Subscription {
+impl ChannelConnection {
     /// Connects and subscribes within the connect time limit; the error is the reason of the failure.
     async fn begin(
         link: &Connector,
         place: &ServerAddress,
         channel: &str,
         messages: &broadcast::Sender<Message>,
-    ) -> Result<Subscription, String> {
+    ) -> Result<ChannelConnection, String> {
         let limit = link.connect_timeout();
-        match timeout(limit, Subscription::open(link, place, channel, messages.clone())).await {
+        match timeout(limit, ChannelConnection::open(link, place, channel, messages.clone())).await {
             Ok(Ok(subscription)) => Ok(subscription),
             Ok(Err(error)) => Err(RedisFault::of(&error).reason),
             Err(_) => Err(format!("no answer within {}", humantime::format_duration(limit))),
@@ -76,7 +76,7 @@ impl Subscription {
         place: &ServerAddress,
         channel: &str,
         messages: broadcast::Sender<Message>,
-    ) -> RedisResult<Subscription> {
+    ) -> RedisResult<ChannelConnection> {
         // Only in this version of the protocol does a subscribed connection answer PING as any other does.
         let client = link.dialer().client(place, ProtocolVersion::RESP3)?;
         let ended = Arc::new(Notify::new());
@@ -92,7 +92,7 @@ impl Subscription {
         });
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         connection.subscribe(channel).await?;
-        Ok(Subscription { connection, ended })
+        Ok(ChannelConnection { connection, ended })
     }
 
     /// Returns the reason when the subscription has ended; None if another server holds the marks now. Checks the connection

@@ -13,28 +13,28 @@ use crate::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, St
 use crate::store::StoreError;
 use crate::store::fleet::{
     Cause, EpochState, FleetBypass, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Member,
-    Membership, Registry, RegistryContent, Roster, Synced, TOLD_MAX, fetched, lines, tags_in,
+    Membership, NUDGE_TAGS_MAX, Registry, RegistryContent, Roster, Synced, fetched, lines, tags_in,
 };
 use crate::store::log::KEPT;
 
 /// Most marks that one sync returns. A proxy that lacks more drops its copy, which costs misses.
-const MARKS_TOLD: usize = 10_000;
+const SYNC_MARKS_MAX: usize = 10_000;
 
 /// Most due intents that one sync returns; the next sync returns more.
-const DUE_TOLD: usize = 16;
+const SYNC_DUE_MAX: usize = 16;
 
 /// Maximum number of intents, including repetitions: some tens of megabytes. Beyond it a further repetition invalidates
 /// everything, and intents of further writes are refused.
-const INTENTS_MOST: usize = 100_000;
+const INTENTS_MAX: usize = 100_000;
 
 /// Most bypasses of a namespace.
-const BYPASSES_MOST: usize = 100;
+const BYPASSES_MAX: usize = 100;
 
 /// The inner error: it was done, but too few replicas have it. The outer error: it may not have been done.
 type Done<T> = RedisResult<Result<T, StoreError>>;
 
-/// Age of the epoch (µs), longest lease (ms), floor, marks, cause, the clock (µs): as `state()` in `epoch.lua` tells them.
-type State = (u64, u64, Sequence, u64, String, u64);
+/// Age of the epoch (µs), longest lease (ms), floor, marks, cause, the clock (µs): as `state()` in `epoch.lua` returns them.
+type StateReply = (u64, u64, Sequence, u64, String, u64);
 
 impl Namespace {
     pub(super) async fn sync(&self, connections: &RedisConnections, me: &Membership) -> Done<Synced> {
@@ -43,19 +43,31 @@ impl Namespace {
         let seen = me.seen.unwrap_or(Generation { epoch: Epoch(0), number: 0 });
         call.arg(&*me.id).arg(millis(me.lease)).arg(u8::from(me.serves_memory)).arg(millis(me.period));
         call.arg(applied.epoch.0).arg(applied.sequence).arg(seen.epoch.0).arg(seen.number);
-        call.arg(u8::from(me.asks_who_is_behind)).arg(MARKS_TOLD).arg(DUE_TOLD);
+        call.arg(u8::from(me.asks_who_is_behind)).arg(SYNC_MARKS_MAX).arg(SYNC_DUE_MAX);
         let registration = &me.registration;
         call.key(&self.registry).key(&self.bypasses);
         call.arg(registration.number).arg(&*registration.rules).arg(u8::from(registration.is_settled));
         call.arg(registration.learned).arg(u8::from(registration.asks));
         type Soft = (Bytes, f64, u64);
-        type Marks = Vec<(Bytes, f64)>;
-        type Texts = Vec<(String, String)>;
+        type Scores = Vec<(Bytes, f64)>;
+        type MemberRecords = Vec<(String, String)>;
         // End of the last silence, whether there may be unknown proxies, number of other members.
         type Silence = (u64, bool, u64);
-        type Told = (u64, u64, String, bool, Marks, Vec<(String, Bytes)>, State, Vec<Soft>, u64, Texts, Silence);
-        let (told, registry): (Told, RegistryReply) = call.invoke_async(&mut connections.marks()).await?;
-        let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, silence) = told;
+        type SyncReply = (
+            u64,
+            u64,
+            String,
+            bool,
+            Scores,
+            Vec<(String, Bytes)>,
+            StateReply,
+            Vec<Soft>,
+            u64,
+            MemberRecords,
+            Silence,
+        );
+        let (reply, registry): (SyncReply, RegistryReply) = call.invoke_async(&mut connections.marks()).await?;
+        let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, silence) = reply;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
         let marks = marks.into_iter().filter_map(|(tag, score)| Some((tag_of(&tag)?, score as Sequence)));
@@ -88,10 +100,10 @@ impl Namespace {
     }
 
     pub(super) async fn roster(&self, connections: &RedisConnections) -> RedisResult<Roster> {
-        type Answer = (String, u64, State, Vec<(String, String)>, u64, u64, u64, Vec<(u64, String)>);
+        type RosterReply = (String, u64, StateReply, Vec<(String, String)>, u64, u64, u64, Vec<(u64, String)>);
         let mut call = self.call(&self.roster, connections);
         call.key(&self.registry).key(&self.bypasses);
-        let (epoch, sequence, state, members, intents, due, revision, registered): Answer =
+        let (epoch, sequence, state, members, intents, due, revision, registered): RosterReply =
             call.invoke_async(&mut connections.marks()).await?;
         let clock = state.5;
         let rules = registered.into_iter().map(Some).chain(std::iter::repeat(None));
@@ -122,7 +134,7 @@ impl Namespace {
     ) -> RedisResult<Option<(bool, u64)>> {
         let mut call = self.call(&self.set_bypass, connections);
         call.key(&self.registry).key(&self.bypasses);
-        call.arg(&bypass.family).arg(bypass.until).arg(&bypass.by).arg(BYPASSES_MOST);
+        call.arg(&bypass.family).arg(bypass.until).arg(&bypass.by).arg(BYPASSES_MAX);
         let (was_one, revision): (bool, u64) = call.invoke_async(&mut connections.marks()).await?;
         Ok((revision > 0).then_some((was_one, revision)))
     }
@@ -151,12 +163,12 @@ impl Namespace {
         cause: &Cause<'_>,
     ) -> Done<Invalidated> {
         // A nudge has no field for graces: soft-invalidated tags are only returned by a sync.
-        let is_told = tags.len() <= TOLD_MAX && cause.soft.is_empty();
-        let told = lines(tags).filter(|_| is_told).unwrap_or_default();
+        let is_listed = tags.len() <= NUDGE_TAGS_MAX && cause.soft.is_empty();
+        let listed = lines(tags).filter(|_| is_listed).unwrap_or_default();
         let mut call = self.call(&self.invalidate, connections);
-        call.arg(self.marks_max).arg(cause.by).arg(cause.intent.unwrap_or_default()).arg(told);
+        call.arg(self.marks_max).arg(cause.by).arg(cause.intent.unwrap_or_default()).arg(listed);
         call.key(&self.log);
-        call.arg(INTENTS_MOST).arg(cause.record).arg(KEPT).arg(cause.again.len());
+        call.arg(INTENTS_MAX).arg(cause.record).arg(KEPT).arg(cause.again.len());
         for again in cause.again {
             call.arg(&*again.id()).arg(micros(again.after)).arg(intended(&again.tags));
         }
@@ -168,8 +180,8 @@ impl Namespace {
         for tag in cause.watched.iter().chain(tags) {
             call.arg(tag.as_str());
         }
-        type Answer = (u64, u64, String, u64, u64, Vec<(String, String)>, u64, u64);
-        let (epoch, sequence, started, previous, age, members, longest, latest): Answer =
+        type InvalidateReply = (u64, u64, String, u64, u64, Vec<(String, String)>, u64, u64);
+        let (epoch, sequence, started, previous, age, members, longest, latest): InvalidateReply =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &started);
         let others = members.iter().filter(|(id, _)| id != cause.by);
@@ -194,7 +206,7 @@ impl Namespace {
         within: Duration,
     ) -> Done<MarksView> {
         let mut call = self.call(&self.record, connections);
-        call.arg(&*intent.id).arg(micros(within)).arg(intended(&intent.tags)).arg(INTENTS_MOST);
+        call.arg(&*intent.id).arg(micros(within)).arg(intended(&intent.tags)).arg(INTENTS_MAX);
         let (epoch, sequence, cause, newest): (u64, u64, String, u64) =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
@@ -250,7 +262,7 @@ async fn reached<T>(connections: &RedisConnections, done: T, taken: Option<Issue
     }
 }
 
-fn state_of((age, longest, floor, marks, cause, clock): State) -> EpochState {
+fn state_of((age, longest, floor, marks, cause, clock): StateReply) -> EpochState {
     EpochState {
         age: Duration::from_micros(age),
         cause,
@@ -276,7 +288,7 @@ fn member(id: &str, text: &str, clock: u64) -> Option<Member> {
 /// bypasses.
 type RegistryReply = (u64, u64, bool, Vec<String>, Vec<String>, u64, Vec<(Bytes, Bytes)>);
 
-fn registry_of((revision, registered, is_told, others, last, unlearned, bypasses): RegistryReply) -> Registry {
+fn registry_of((revision, registered, has_content, others, last, unlearned, bypasses): RegistryReply) -> Registry {
     let bypass = |(family, value): (Bytes, Bytes)| {
         let family = std::str::from_utf8(&family).ok()?.to_owned();
         let (until, by) = std::str::from_utf8(&value).ok()?.split_once(':')?;
@@ -288,7 +300,7 @@ fn registry_of((revision, registered, is_told, others, last, unlearned, bypasses
         unlearned,
         bypasses: bypasses.into_iter().filter_map(bypass).collect(),
     };
-    Registry { revision, registered, content: is_told.then(content) }
+    Registry { revision, registered, content: has_content.then(content) }
 }
 
 /// Parses the lease of a member's record; None for the sentinel.

@@ -26,7 +26,7 @@
 //! stamp would look recent enough to a reader after that write, while the stale entry that it validates was judged
 //! without it. If an epoch began in between, the sequence is below the new epoch's floor, and no entry with it is current.
 //!
-//! If no tag was ever soft-invalidated (`softened` is not in meta), soft marks are not read. Otherwise `HMGET` graces and
+//! If no tag was ever soft-invalidated (`soft_invalidated` is not in meta), soft marks are not read. Otherwise `HMGET` graces and
 //! `TIME` run before `ZMSCORE`, which reads hard and soft marks at one moment. In between a grace may have ended and another
 //! one begun: then the soft mark is judged by the end of the first. A lost grace counts as ended, so it needs no sentinel.
 
@@ -45,7 +45,7 @@ use crate::entry::ENCODING_MAX;
 use crate::marks::{Epoch, MarksView, Sequence, Stamp, Tag};
 use crate::store::LookupReply;
 
-/// `epoch`, `seq`, `floor`, `run_id`, `softened` of meta.
+/// `epoch`, `seq`, `floor`, `run_id`, `soft_invalidated` of meta.
 pub(super) type Meta = [Option<Bytes>; 5];
 
 /// Replies to the commands of [`Namespace::add_marks`]. Other clients may have written anything there; empty where a key is
@@ -185,7 +185,7 @@ impl Namespace {
             }
         }
         pipe.cmd("HSETNX").arg(&self.meta).arg("born").arg(0);
-        pipe.cmd("HMGET").arg(&self.meta).arg(&["epoch", "seq", "floor", "run_id", "softened"]);
+        pipe.cmd("HMGET").arg(&self.meta).arg(&["epoch", "seq", "floor", "run_id", "soft_invalidated"]);
     }
 
     pub(super) async fn view_or_begin(

@@ -196,9 +196,9 @@ fn content_that_waits_for_a_100_is_read(tier: Tier) {
 fn what_is_stored_for_a_search_is_told(tier: Tier) {
     let site = site(tier);
     post(&site, "").send().shows("stored");
-    let told = |target: &str| site.admin_get(&format!("/cache/explain?method=POST&url={target}"));
-    assert!(told("/search").has_status(200).text().contains("key_text"));
-    told("/things/1").has_status(400);
+    let explain = |target: &str| site.admin_get(&format!("/cache/explain?method=POST&url={target}"));
+    assert!(explain("/search").has_status(200).text().contains("key_text"));
+    explain("/things/1").has_status(400);
 }
 
 fn callers_of_a_search_are_told_apart(tier: Tier) {

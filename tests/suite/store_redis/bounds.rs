@@ -42,7 +42,7 @@ fn bytes(server: &RedisServer, part: &str) -> u64 {
 #[track_caller]
 fn assert_bounded(server: &RedisServer) {
     assert!(size(server, "ZCARD", "marks") <= MARKS_MAX + 1);
-    assert_eq!(size(server, "HLEN", "meta"), 17, "without softened");
+    assert_eq!(size(server, "HLEN", "meta"), 17, "without soft_invalidated");
     assert_eq!(size(server, "HLEN", "members"), 4, "three and the sentinel");
     assert!(size(server, "ZCARD", "intents") <= 2, "one and the sentinel");
     assert!(size(server, "HLEN", "intent_tags") <= 1);

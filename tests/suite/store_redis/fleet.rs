@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use larder::marks::Sequence;
-use larder::store::fleet::{Invalidated, Message, Synced, TOLD_MAX};
+use larder::store::fleet::{Invalidated, Message, NUDGE_TAGS_MAX, Synced};
 use tokio::sync::broadcast::Receiver;
 
 use super::*;
@@ -24,9 +24,9 @@ async fn sync(store: &RedisStore, id: &str, applied: Option<Stamp>) -> Synced {
 
 /// The marks that a proxy lacks which has applied everything up to `sequence`, by tag.
 async fn marks_since(store: &RedisStore, epoch: Epoch, sequence: Sequence) -> Option<BTreeMap<Tag, Sequence>> {
-    let told = sync(store, "p1", Some(Stamp { epoch, sequence })).await.marks?;
-    let marks: BTreeMap<_, _> = told.iter().cloned().collect();
-    assert_eq!(marks.len(), told.len(), "each tag once: {told:?}");
+    let list = sync(store, "p1", Some(Stamp { epoch, sequence })).await.marks?;
+    let marks: BTreeMap<_, _> = list.iter().cloned().collect();
+    assert_eq!(marks.len(), list.len(), "each tag once: {list:?}");
     Some(marks)
 }
 
@@ -386,10 +386,10 @@ async fn an_invalidation_nudges_every_proxy_with_all_it_needs() {
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     heard_by(&server, 2).await;
     let (mut at_one, mut at_two) = (one.messages(), two.messages());
-    for (tags, told) in [
+    for (tags, has_tags) in [
         (vec![Tag::family("user:7"), Tag::uri("/users/7"), Tag::group("h", "a b")], true),
-        (families((0..TOLD_MAX).map(|n| format!("user:{n}"))), true),
-        (families((0..=TOLD_MAX).map(|n| format!("user:{n}"))), false),
+        (families((0..NUDGE_TAGS_MAX).map(|n| format!("user:{n}"))), true),
+        (families((0..=NUDGE_TAGS_MAX).map(|n| format!("user:{n}"))), false),
         (vec![Tag::family("user"), Tag::group("h", "a\nb")], false),
         (vec![], false),
     ] {
@@ -399,7 +399,7 @@ async fn an_invalidation_nudges_every_proxy_with_all_it_needs() {
                 by: by.into(),
                 stamp: taken.stamp,
                 previous: taken.previous,
-                tags: told.then(|| tags.clone()),
+                tags: has_tags.then(|| tags.clone()),
             };
             assert_eq!(next(&mut at_one).await, nudge);
             assert_eq!(next(&mut at_two).await, nudge);
@@ -423,12 +423,12 @@ async fn a_proxy_that_has_applied_more_publishes_it_once() {
     sync(&store, "p2", Some(begun)).await;
     sync(&store, "p2", None).await;
     let end = invalidate(&store, &[], "").await.taken.stamp;
-    let mut heard = vec![];
+    let mut received = vec![];
     while let Message::Applied { id, stamp } = next(&mut messages).await {
-        heard.push((id, stamp));
+        received.push((id, stamp));
     }
-    let said = [("p1", begun), ("p1", later), ("p1", later), ("p1", elsewhere), ("p2", begun)];
-    assert_eq!(heard, said.map(|(id, stamp)| (id.into(), stamp)));
+    let expected = [("p1", begun), ("p1", later), ("p1", later), ("p1", elsewhere), ("p2", begun)];
+    assert_eq!(received, expected.map(|(id, stamp)| (id.into(), stamp)));
     assert!(end.sequence > begun.sequence);
 }
 
@@ -443,11 +443,11 @@ async fn a_subscription_that_was_cut_comes_back_and_the_link_does_not_notice() {
         assert_eq!(server.run::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]), 1);
         let unheard = invalidate(&store, &tags(), "").await.taken.stamp;
         heard_by(&server, 1).await;
-        let heard = invalidate(&store, &tags(), "").await.taken;
-        // The first one may be heard or not: the new subscription may have been there in time.
+        let received = invalidate(&store, &tags(), "").await.taken;
+        // The first one may be received or not: the new subscription may have been there in time.
         let is_heard = async |messages: &mut Receiver<Message>| loop {
             match next(messages).await {
-                Message::Nudge { stamp, .. } if stamp == heard.stamp => return,
+                Message::Nudge { stamp, .. } if stamp == received.stamp => return,
                 Message::Nudge { stamp, .. } => assert_eq!(stamp, unheard),
                 Message::Raised(_) | Message::Seen(_) | Message::Revised(_) | Message::Learned(_) => {}
                 other @ (Message::Applied { .. } | Message::Fetched { .. }) => panic!("{other:?}"),
@@ -638,9 +638,9 @@ async fn the_roster_lists_members_and_counts_intents() {
     let roster = store.roster().await.unwrap();
     let mut members = roster.members;
     members.sort_by(|one, other| one.id.cmp(&other.id));
-    let told: Vec<_> =
+    let found: Vec<_> =
         members.iter().map(|member| (&*member.id, member.lease.as_millis(), member.applied)).collect();
-    assert_eq!(told, [("p1", 1500, None), ("p2", 1500, Some(first))]);
+    assert_eq!(found, [("p1", 1500, None), ("p2", 1500, Some(first))]);
     assert!(members.iter().all(|member| member.synced < PATIENCE), "{members:?}");
     assert_eq!((roster.intents, roster.due, roster.state.marks), (2, 1, 2));
     assert_eq!(roster.state.cause, "new");

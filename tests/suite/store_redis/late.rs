@@ -40,8 +40,8 @@ impl Fleet {
 
     /// Makes the last sync of the fleet one lease older.
     fn begin_silence(&self) {
-        let heard = self.server.run::<u64>(&["HGET", "{test}:meta", "heard"]);
-        self.server.run::<()>(&["HSET", "{test}:meta", "heard", &earlier(heard).to_string()]);
+        let last_sync = self.server.run::<u64>(&["HGET", "{test}:meta", "last_sync"]);
+        self.server.run::<()>(&["HSET", "{test}:meta", "last_sync", &earlier(last_sync).to_string()]);
     }
 
     /// Makes the last sync of this member one lease older.

@@ -57,8 +57,8 @@ async fn futures_of(all: impl Iterator<Item = impl Future<Output = ()>>) {
     .await;
 }
 
-fn is_too_few(error: &StoreError, told: &str) -> bool {
-    matches!(error, StoreError::Unreplicated { reason, .. } if reason.contains(told))
+fn is_too_few(error: &StoreError, part: &str) -> bool {
+    matches!(error, StoreError::Unreplicated { reason, .. } if reason.contains(part))
 }
 
 #[tokio::test]

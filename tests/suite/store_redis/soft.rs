@@ -57,7 +57,7 @@ async fn what_a_grace_has_outlived_is_invalidated_and_stays_so() {
     end_grace(&server, "a");
     assert_eq!(validity(&store, "a", before).await, Validity::Invalidated);
     soft_invalidate(&store, &[soft("a", MINUTE)]).await;
-    assert_eq!(validity(&store, "a", before).await, Validity::Invalidated, "not softened anew");
+    assert_eq!(validity(&store, "a", before).await, Validity::Invalidated, "not soft-invalidated anew");
     assert!(is_soft_invalidated(validity(&store, "a", between).await));
 }
 
@@ -136,7 +136,7 @@ async fn a_sync_returns_soft_marks_with_the_time_left_of_their_graces() {
     let me = membership("p1", Some(applied), PATIENCE);
     let synced = store.sync(&me).await.unwrap();
     assert_eq!(synced.marks, Some(vec![(Tag::family("b"), taken.sequence)]), "its grace is over");
-    let [(told, sequence)] = &synced.soft[..] else { panic!("{synced:?}") };
-    assert_eq!((told.tag.as_str(), *sequence), ("a", taken.sequence));
-    assert!(told.grace <= MINUTE && !told.grace.is_zero());
+    let [(soft, sequence)] = &synced.soft[..] else { panic!("{synced:?}") };
+    assert_eq!((soft.tag.as_str(), *sequence), ("a", taken.sequence));
+    assert!(soft.grace <= MINUTE && !soft.grace.is_zero());
 }

@@ -57,8 +57,8 @@ async fn a_walk_finds_every_entry_with_its_stamp_and_tags() {
         let length = server.run::<u64>(&["STRLEN", std::str::from_utf8(&specimen.name).unwrap()]);
         assert_eq!(specimen.bytes, length);
         match Preface::of(&specimen.beginning) {
-            Preface::Whole { stamp: told, tags, .. } => {
-                assert_eq!((told, tags), (stamp, vec![Tag::family(number)]));
+            Preface::Whole { stamp: found, tags, .. } => {
+                assert_eq!((found, tags), (stamp, vec![Tag::family(number)]));
             }
             Preface::Wanting(wanted) => assert!(number == "49" && wanted > 100_000, "{number}: {wanted}"),
             Preface::Foreign => panic!("{number}"),

@@ -51,34 +51,34 @@ fn plant_other(server: &RedisServer, key: &str, script: &str) {
     plant(server, &format!("local k = '{key}' redis.call('DEL', k) {script}"));
 }
 
-/// Every call of the store answers, at the first attempt. Gives what the last sync said.
+/// Every call of the store answers, at the first attempt. Returns the reply to the last sync.
 async fn everything_works(store: &RedisStore, case: &str) {
-    let said = |result: Result<(), StoreError>, what| {
+    let succeeds = |result: Result<(), StoreError>, what| {
         result.unwrap_or_else(|error| panic!("{case}: {what}: {error}"));
     };
-    said(store.view(&tags()).await.map(drop), "view");
-    said(store.lookup(KEY, &tags()).await.map(drop), "lookup");
+    succeeds(store.view(&tags()).await.map(drop), "view");
+    succeeds(store.lookup(KEY, &tags()).await.map(drop), "lookup");
     let asking = Membership { asks_who_is_behind: true, ..membership("p1", None, Duration::from_secs(1)) };
     let synced = store.sync(&asking).await;
     let stamp = synced.as_ref().map(|synced| synced.stamp).ok();
-    said(synced.map(drop), "sync");
-    said(store.sync(&Membership { applied: stamp, ..asking }).await.map(drop), "sync again");
+    succeeds(synced.map(drop), "sync");
+    succeeds(store.sync(&Membership { applied: stamp, ..asking }).await.map(drop), "sync again");
     let intent = Intent { id: "w1".into(), tags: tags().into() };
-    said(store.record(&intent, PATIENCE).await.map(drop), "record");
+    succeeds(store.record(&intent, PATIENCE).await.map(drop), "record");
     let soft = [SoftInvalidation { tag: Tag::family("soft"), grace: PATIENCE }];
     let again = [Again { after: PATIENCE, tags: tags().into() }];
     let cause = Cause { by: "p1", intent: Some("w1"), soft: &soft, again: &again, watched: &[], record: "" };
-    said(store.invalidate(&tags(), &cause).await.map(drop), "invalidate");
-    said(store.view(&[Tag::family("soft")]).await.map(drop), "view of what is softened");
-    said(store.views(&[&tags()]).await.map(drop), "views");
-    said(store.roster().await.map(drop), "roster");
-    said(store.key_stats().await.map(drop), "key_stats");
-    said(store.store_key_stats(&KeyStats::default(), PATIENCE).await, "store_key_stats");
-    said(
+    succeeds(store.invalidate(&tags(), &cause).await.map(drop), "invalidate");
+    succeeds(store.view(&[Tag::family("soft")]).await.map(drop), "view of a soft mark");
+    succeeds(store.views(&[&tags()]).await.map(drop), "views");
+    succeeds(store.roster().await.map(drop), "roster");
+    succeeds(store.key_stats().await.map(drop), "key_stats");
+    succeeds(store.store_key_stats(&KeyStats::default(), PATIENCE).await, "store_key_stats");
+    succeeds(
         store.key_stats().await.map(|key_stats| assert!(key_stats.is_some(), "{case}")),
         "key statistics that was kept",
     );
-    said(store.forget("w1").await, "forget");
+    succeeds(store.forget("w1").await, "forget");
     assert!(store.hold_sweep("p1", PATIENCE).await.unwrap(), "{case}: nobody sweeps");
     assert!(!store.hold_sweep("p2", PATIENCE).await.unwrap(), "{case}: two sweep");
     assert_eq!(store.link(), Link::Up, "{case}");
@@ -134,7 +134,7 @@ async fn malformed_numbers_in_meta_start_a_new_epoch() {
         "cause",
         "lease",
         "lease_at",
-        "heard",
+        "last_sync",
         "silent_from",
         "silent_until",
         "generation",
@@ -143,7 +143,7 @@ async fn malformed_numbers_in_meta_start_a_new_epoch() {
         "tidied",
         "born",
         "unknown",
-        "softened",
+        "soft_invalidated",
     ];
     for field in fields {
         for value in NO_NUMBERS {

@@ -61,7 +61,7 @@ impl Side {
         self.items.push(Item::Sequence(view.newest));
         if let Some(soft) = view.soft {
             self.items.push(Item::Sequence(soft.newest));
-            self.text(format!("softened, {}", length(soft.left)));
+            self.text(format!("soft, {}", length(soft.left)));
         }
     }
 
@@ -100,13 +100,13 @@ impl Side {
 
     fn synced(&mut self, synced: &Synced) {
         self.stamp(synced.stamp);
-        self.text(if synced.marks.is_some() { "told" } else { "not told" });
+        self.text(if synced.marks.is_some() { "marks" } else { "no marks" });
         for (tag, sequence) in synced.marks.iter().flatten() {
             self.text(tag.as_str());
             self.items.push(Item::Sequence(*sequence));
         }
         for (soft, sequence) in &synced.soft {
-            self.text(format!("{} softened, {}", soft.tag, length(soft.grace)));
+            self.text(format!("{} soft, {}", soft.tag, length(soft.grace)));
             self.items.push(Item::Sequence(*sequence));
         }
         self.state(&synced.state);
@@ -340,7 +340,7 @@ impl Both {
         for intent in due {
             self.server.run::<()>(&["ZADD", "{test}:intents", "1", &intent]);
         }
-        for field in ["lease_at", "born", "heard"] {
+        for field in ["lease_at", "born", "last_sync"] {
             if self.server.run::<bool>(&["HEXISTS", "{test}:meta", field]) {
                 self.server.run::<()>(&["HSET", "{test}:meta", field, "1"]);
             }
@@ -510,8 +510,10 @@ async fn the_simulated_store_answers_as_the_scripts_do() {
 async fn the_simulated_store_tells_the_fleet_what_the_scripts_do() {
     let mut both = Both::start(7).await;
     let channel = "{test}:fleet";
-    eventually("the channel is heard", || both.server.run::<(String, u64)>(&["PUBSUB", "NUMSUB", channel]).1 == 1)
-        .await;
+    eventually("the channel has a subscriber", || {
+        both.server.run::<(String, u64)>(&["PUBSUB", "NUMSUB", channel]).1 == 1
+    })
+    .await;
     let mut messages = both.store.messages();
     for _ in 0..120 {
         both.invalidate().await;

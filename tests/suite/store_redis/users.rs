@@ -77,9 +77,9 @@ async fn the_documented_rights_are_enough_for_everything() {
     let small = open(&StoreConfig { marks_max: 1, wait_replicas: 1, ..config(&store_url(&server)) });
     small.connect_once().await.unwrap();
     small.view(&[]).await.unwrap();
-    let told = small.invalidate(&tags(), &NOBODY).await.unwrap_err().to_string();
-    assert!(told.contains("0 of 1 replicas"), "{told}");
-    eventually("the channel is heard", || {
+    let error = small.invalidate(&tags(), &NOBODY).await.unwrap_err().to_string();
+    assert!(error.contains("0 of 1 replicas"), "{error}");
+    eventually("the channel has a subscriber", || {
         server.run::<(String, u64)>(&["PUBSUB", "NUMSUB", "{test}:fleet"]).1 == 2
     })
     .await;
