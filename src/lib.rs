@@ -18,14 +18,14 @@
 //! | [`coalesce`] | inflight fetches, the body that followers share, the fleet lock |
 //! | [`coherence`] | the lease, the other members of the fleet, pending invalidations, intents, the recovery gate |
 //! | [`upkeep`] | work beside requests: the sweeper, the hottest entries, the requests of each URL, writes that no rule names, the log of invalidations |
-//! | `supervise`, `mutex` | restarts background tasks that panic; mutexes after a panic |
+//! | `supervise` | restarts background tasks that panic |
 //! | [`jwt`] | the keys of bearer tokens, their refresh, and the tokens that were verified |
 //! | [`metrics`], [`logs`], [`traces`], [`upstream`], [`store`] | counters; where log lines go; spans for OpenTelemetry; the client of the API; Redis and its scripts |
 //! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
-//! | [`config`], [`shares`] | `rules.toml`, flags and environment, checked; limits that all clients share |
+//! | [`config`], [`shares`], `mutex` | `rules.toml`, flags and environment, checked; limits that all clients share; mutexes after a panic |
 //! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`], [`access_log`], `words` | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process |
 //!
-//! **A read.** [`server`] accepts the connection, and [`proxy::handle`] takes the request. The [`rules`] say which family
+//! **A read.** [`server`] accepts the connection and gives it to a worker, one of its threads; [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
 //! [`marks`]. `proxy::decide` turns rules, lookup and time into a decision, and `proxy::read` acts on it: an entry that is current
 //! and fresh is served; from memory at once (`answer_now`), without a future. `proxy::decide` also says when a stale one is, and
@@ -77,6 +77,7 @@
 //! | registry, revision | the rules that the members follow, and the bypasses of operators, in Redis; its version |
 //! | pending invalidations | those that Redis does not have yet, that are delayed, and of writes without an answer |
 //! | recovery gate | keeps a proxy from trusting Redis after an outage until every member has delivered its pending invalidations |
+//! | worker | a thread with a runtime of its own that serves connections; one for each core |
 //! | outcome | what happened to a request, in the terms of RFC 9211 |
 //!
 //! # Ten decisions
