@@ -213,7 +213,8 @@ fn marks_are_trimmed() {
     let seen = fleet(&site);
     assert!(seen["epoch"]["floor"].as_u64().unwrap() > floor, "{seen}");
     assert_eq!(seen["epoch"]["marks"], 1024);
-    assert!(age(&seen) <= seen["epoch"]["age_seconds"].as_f64().unwrap(), "{seen}");
+    // The floor is as old as the epoch, and its age is read a moment later.
+    assert!(age(&seen) <= seen["epoch"]["age_seconds"].as_f64().unwrap() + 0.1, "{seen}");
     eventually("the metrics say so", || metric(&site, "larder_marks") == Some(1024.0));
     assert!(metric(&site, "larder_floor_age_seconds").is_some());
 }
