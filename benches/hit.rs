@@ -92,7 +92,7 @@ fn lookup(criterion: &mut Criterion) {
         key::derive(&target, PresentedCredentials::without_token(&headers), None, &key::Redaction::default());
     let tags: Arc<[Tag]> = vec![Tag::root(), Tag::uri(&target.path), Tag::family("things")].into();
     let content = Content::Response(response());
-    let entry = Entry { text: cache_key.text.as_str().into(), stamp, tags, content };
+    let entry = Entry::new(cache_key.text.as_str(), stamp, tags.iter(), content);
     let place = Placement {
         hash: cache_key.hash,
         label: "things".to_owned(),
@@ -111,12 +111,10 @@ fn lookup(criterion: &mut Criterion) {
 
 fn codec(criterion: &mut Criterion) {
     let (seal, name) = (Seal::new("larder", None), "things:0cc175b9c0f1b6a831c399e269772661:v1");
-    let entry = Entry {
-        text: "GET http://api.example.com/v1.0/things_50/42?page=2&sort=name".into(),
-        stamp: Memory::new(64 << 20, 1 << 20, 1 << 18).marks.stamp(),
-        tags: vec![Tag::root(), Tag::uri("/v1.0/things_50/42"), Tag::family("things")].into(),
-        content: Content::Response(response()),
-    };
+    let text = "GET http://api.example.com/v1.0/things_50/42?page=2&sort=name";
+    let stamp = Memory::new(64 << 20, 1 << 20, 1 << 18).marks.stamp();
+    let tags = [Tag::root(), Tag::uri("/v1.0/things_50/42"), Tag::family("things")];
+    let entry = Entry::new(text, stamp, tags, Content::Response(response()));
     let encoding = entry.encode(&seal, name);
     criterion.bench_function("encode an entry of 1 KB", |bench| {
         bench.iter(|| black_box(&entry).encode(&seal, name));

@@ -38,7 +38,7 @@ pub mod memory;
 pub mod notices;
 pub mod status;
 
-use memory::{Hold, Memory, Resident};
+use memory::{Hold, Memory};
 
 /// Entries over this, bytes, stay in L1: a larger one could hold up the connection to Redis for longer than its time
 /// limit, which would look like a Redis that hangs.
@@ -186,32 +186,34 @@ impl Cache {
         headers: &HeaderMap,
         tags: impl Fn() -> Arc<[Tag]>,
     ) -> Result<Lookup, CacheKey> {
-        let resident = self.memory.get(&cache_key);
-        let vary_index = resident.as_ref().map(|resident| &resident.entry).filter(|it| it.vary_index().is_some());
-        let Some(vary_index) = vary_index else { return self.lookup_resident(cache_key, resident, &tags) };
-        let variant = cache_key.variant(vary_index.vary_index().map_or(&[], |variants| &variants.on), headers);
-        let resident = self.memory.get(&variant);
-        match self.lookup_resident(variant, resident, &tags) {
-            Ok(lookup) => Ok(lookup.of_variant(cache_key, Arc::clone(vary_index))),
-            Err(_) => Err(cache_key),
+        let entry = self.memory.get(&cache_key);
+        let Some(variants) = entry.as_ref().and_then(|entry| entry.vary_index()) else {
+            return self.lookup_found(cache_key, entry, &tags);
+        };
+        let variant = cache_key.variant(&variants.on, headers);
+        let stored = self.memory.get(&variant);
+        match (self.lookup_found(variant, stored, &tags), entry) {
+            (Ok(lookup), Some(vary_index)) => Ok(lookup.of_variant(cache_key, vary_index)),
+            _ => Err(cache_key),
         }
     }
 
-    fn lookup_resident(
+    /// `entry`: what memory has under this key.
+    fn lookup_found(
         &self,
         cache_key: CacheKey,
-        resident: Option<Arc<Resident>>,
+        entry: Option<Arc<Entry>>,
         tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Result<Lookup, CacheKey> {
-        let Some(shared) = &self.shared else { return Ok(self.lookup_embedded(cache_key, resident, tags)) };
-        if let Some(resident) = resident
+        let Some(shared) = &self.shared else { return Ok(self.lookup_embedded(cache_key, entry, tags)) };
+        if let Some(entry) = entry
             && shared.fleet.may_ask()
             && shared.fleet.holds_lease()
         {
-            let view = self.memory.view_of(&resident);
-            if matches!(view.validity(resident.entry.stamp), Validity::Current) {
-                let found = Found::Current(Arc::clone(&resident.entry));
-                return Ok(Lookup::of(found, cache_key, Some(view)).holding(Hold::Resident(resident)));
+            let view = self.memory.view_of(&entry);
+            if matches!(view.validity(entry.stamp), Validity::Current) {
+                let found = Found::Current(Arc::clone(&entry));
+                return Ok(Lookup::of(found, cache_key, Some(view)).holding(Hold::Entry(entry)));
             }
         }
         Err(cache_key)
@@ -225,8 +227,7 @@ impl Cache {
         label: impl Fn() -> String,
         tags: impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
-        if let Some(resident) = self.memory.varies_on(&cache_key) {
-            let vary_index = Arc::clone(&resident.entry);
+        if let Some(vary_index) = self.memory.varies_on(&cache_key) {
             return self.lookup_variant(cache_key, vary_index, headers, &label, &tags).await;
         }
         let lookup = self.lookup_one(cache_key, &label, &tags).await;
@@ -261,8 +262,8 @@ impl Cache {
     ) -> Lookup {
         match &self.shared {
             None => {
-                let resident = self.memory.get(&cache_key);
-                self.lookup_embedded(cache_key, resident, tags)
+                let entry = self.memory.get(&cache_key);
+                self.lookup_embedded(cache_key, entry, tags)
             }
             Some(shared) => self.lookup_shared(shared, cache_key, label, tags).await,
         }
@@ -271,17 +272,17 @@ impl Cache {
     fn lookup_embedded(
         &self,
         cache_key: CacheKey,
-        resident: Option<Arc<Resident>>,
+        entry: Option<Arc<Entry>>,
         tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
         let (mut found, mut invalidated) = (Found::Nothing, None);
-        if let Some(resident) = resident {
-            let view = self.memory.view_of(&resident);
-            found = self.judge(cache_key.hash, &resident, view);
+        if let Some(entry) = entry {
+            let view = self.memory.view_of(&entry);
+            found = self.judge(cache_key.hash, &entry, view);
             if !matches!(found, Found::Invalidated) {
-                return Lookup::of(found, cache_key, Some(view)).holding(Hold::Resident(resident));
+                return Lookup::of(found, cache_key, Some(view)).holding(Hold::Entry(entry));
             }
-            invalidated = Some(resident);
+            invalidated = Some(entry);
         }
         let hold = self.memory.hold(&tags());
         // Up to here it has held its tags, so their marks are the same.
@@ -301,17 +302,17 @@ impl Cache {
             return Lookup::of(Found::Nothing, cache_key, None);
         }
         let (mut invalidated_in_memory, mut soft) = (false, None);
-        if let Some(resident) = self.memory.get(&cache_key) {
+        if let Some(entry) = self.memory.get(&cache_key) {
             let view = match shared.fleet.holds_lease() {
-                true => Some(self.memory.view_of(&resident)),
-                false => self.ask_view(shared, &resident.entry.tags).await,
+                true => Some(self.memory.view_of(&entry)),
+                false => self.ask_view(shared, &entry.tags.to_vec()).await,
             };
             let Some(view) = view else { return Lookup::of(Found::Nothing, cache_key, None) };
-            match self.judge(cache_key.hash, &resident, view) {
+            match self.judge(cache_key.hash, &entry, view) {
                 found @ Found::Current(_) => {
-                    return Lookup::of(found, cache_key, Some(view)).holding(Hold::Resident(resident));
+                    return Lookup::of(found, cache_key, Some(view)).holding(Hold::Entry(entry));
                 }
-                found @ Found::SoftInvalidated(_) => soft = Some((found, Some(view), Hold::Resident(resident))),
+                found @ Found::SoftInvalidated(_) => soft = Some((found, Some(view), Hold::Entry(entry))),
                 _ => invalidated_in_memory = true,
             }
         }
@@ -343,26 +344,25 @@ impl Cache {
             return (Found::Nothing, None);
         };
         // An unreadable entry is a miss, and so is a hash collision. The next fetch replaces it.
-        let entry =
-            self.read(shared, reply.entry, &name).filter(|entry| *entry.text == *cache_key.text).map(Arc::new);
+        let entry = self.read(shared, reply.entry, &name).filter(|entry| *entry.text == *cache_key.text);
         let Some(entry) = entry else { return (Found::Nothing, Some(reply.view)) };
         let mut view = reply.view;
         let mut _hold = Hold::Nothing;
-        if !entry.tags.iter().all(|tag| tags.contains(tag)) {
+        if !entry.tags.iter().all(|tag| tags.iter().any(|known| known.as_str() == tag)) {
             // The response itself named some of its tags; their marks are known only by asking for them.
-            _hold = self.memory.hold(&entry.tags);
-            let Some(whole) = self.ask_view(shared, &entry.tags).await else {
+            let all = entry.tags.to_vec();
+            _hold = self.memory.hold(&all);
+            let Some(whole) = self.ask_view(shared, &all).await else {
                 return (Found::Nothing, None);
             };
             view = whole;
         }
         let found = match view.validity(entry.stamp) {
-            Validity::Current => Found::Current(Arc::clone(&entry)),
-            Validity::SoftInvalidated { .. } => Found::SoftInvalidated(Arc::clone(&entry)),
+            Validity::Current => Found::Current,
+            Validity::SoftInvalidated { .. } => Found::SoftInvalidated,
             Validity::Invalidated => return (Found::Invalidated, Some(reply.view)),
         };
-        self.memory.put_confirmed(cache_key.hash, entry, &view);
-        (found, Some(view))
+        (found(self.memory.put_confirmed(cache_key.hash, entry, &view)), Some(view))
     }
 
     /// Looks up a request in Redis, whatever is in memory. Where `cache_key` leads to a vary index, looks up the variant that it
@@ -407,12 +407,12 @@ impl Cache {
         decoded.ok()
     }
 
-    fn judge(&self, key: KeyHash, resident: &Arc<Resident>, view: MarksView) -> Found {
-        match view.validity(resident.entry.stamp) {
-            Validity::Current => Found::Current(Arc::clone(&resident.entry)),
-            Validity::SoftInvalidated { .. } => Found::SoftInvalidated(Arc::clone(&resident.entry)),
+    fn judge(&self, key: KeyHash, entry: &Arc<Entry>, view: MarksView) -> Found {
+        match view.validity(entry.stamp) {
+            Validity::Current => Found::Current(Arc::clone(entry)),
+            Validity::SoftInvalidated { .. } => Found::SoftInvalidated(Arc::clone(entry)),
             Validity::Invalidated => {
-                self.memory.drop_invalidated(key, resident);
+                self.memory.drop_invalidated(key, entry);
                 Found::Invalidated
             }
         }
@@ -432,12 +432,11 @@ impl Cache {
     /// Stores an entry in L1. Its stamp was read before the fetch that made it, so it is never current if a write came in
     /// between. Nothing of a family with mixed rules is stored, in neither tier.
     pub fn store_in_memory(&self, entry: Entry, place: &Placement) -> Arc<Entry> {
-        let entry = Arc::new(entry.compact());
-        if self.bypasses.is_mixed(&entry.tags) {
-            return entry;
+        let entry = entry.compact();
+        match self.bypasses.is_mixed(entry.tags.iter()) {
+            true => Arc::new(entry),
+            false => self.memory.put(place.hash, entry),
         }
-        self.memory.put(place.hash, Arc::clone(&entry));
-        entry
     }
 
     /// Stores an entry in L2, if there is one and no write came in since the fetch began; true if it is there now.
@@ -446,7 +445,7 @@ impl Cache {
         if entry.weight() > SHARED_MAX {
             return false;
         }
-        let view = self.ask_view(shared, &entry.tags).await;
+        let view = self.ask_view(shared, &entry.tags.to_vec()).await;
         self.put_shared(shared, entry, place, view).await
     }
 
@@ -461,7 +460,7 @@ impl Cache {
         }
         let name = name(&place.label, StoreKey::of(&entry.text));
         let asked = shared.fleet.opening();
-        let reply = self.ask(shared.store.lookup(&name, &entry.tags).await, "lookup");
+        let reply = self.ask(shared.store.lookup(&name, &entry.tags.to_vec()).await, "lookup");
         let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch, asked)) else {
             return false;
         };
@@ -471,7 +470,7 @@ impl Cache {
         let wider = vary_index.and_then(|vary_index| wider(vary_index, entry, is_error, self.now()));
         if let Some(vary_index) = wider {
             self.memory.remove(place.hash);
-            self.memory.put(place.hash, Arc::new(vary_index));
+            self.memory.put(place.hash, vary_index);
             return false;
         }
         self.put_shared(shared, entry, place, Some(there.view)).await
@@ -485,7 +484,7 @@ impl Cache {
         view: Option<MarksView>,
     ) -> bool {
         // A write came in since the fetch began: the entry is of no use, and might replace a newer one.
-        if !view.is_some_and(|view| view.is_current(entry.stamp)) || self.bypasses.is_mixed(&entry.tags) {
+        if !view.is_some_and(|view| view.is_current(entry.stamp)) || self.bypasses.is_mixed(entry.tags.iter()) {
             return false;
         }
         let name = name(&place.label, StoreKey::of(&entry.text));
@@ -587,7 +586,9 @@ fn wider(vary_index: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> O
     let on = theirs.widened(ours, is_error).unwrap_or_else(|| theirs.on.clone());
     let is_other = on != ours;
     let variants = VaryIndex { on, known: theirs.known.clone() };
-    is_other.then(|| Entry { content: Content::VaryIndex(variants), ..vary_index })
+    is_other.then(|| {
+        Entry::new(vary_index.text, vary_index.stamp, vary_index.tags.iter(), Content::VaryIndex(variants))
+    })
 }
 
 /// The entry's name in Redis, below the namespace. `v1` is the version of this naming; entries carry that of their format. It comes

@@ -1,35 +1,43 @@
 //! [`Entry`]: a stored response with everything that decides on its use. `codec` has its encoding in Redis.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use crate::http::clients;
 use crate::http::freshness::Freshness;
-use crate::marks::{Stamp, Tag};
+use crate::marks::{HeldTags, Stamp};
 
 mod codec;
+mod common;
 mod compression;
 mod fields;
 mod seal;
+mod tags;
 mod vary_index;
 
 pub use codec::{DecodeFault, ENCODING_MAX, Preface};
 pub use fields::StoredFields;
 pub use seal::Seal;
+pub use tags::StoredTags;
 pub use vary_index::{Variant, VaryIndex};
 
 /// The value of a cache key.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Entry {
     /// Text of the cache key; compared on a hit, so that an MD5 collision is a miss.
     pub text: Box<str>,
     /// Read before the fetch that made this entry.
     pub stamp: Stamp,
     /// The tags whose invalidation makes it unusable.
-    pub tags: Arc<[Tag]>,
+    pub tags: StoredTags,
     pub content: Content,
+    /// Its tags, while it is in L1.
+    held: HeldTags,
+    /// How often it was served from L1, and what it replaced before it.
+    hits: AtomicU32,
 }
 
 /// A stored response, or the vary index of a primary key.
@@ -78,6 +86,41 @@ impl Response {
 pub const COPIED: usize = 4 << 10;
 
 impl Entry {
+    /// An entry that is not in L1.
+    pub fn new<T: AsRef<str>>(
+        text: impl Into<Box<str>>,
+        stamp: Stamp,
+        tags: impl IntoIterator<Item = T>,
+        content: Content,
+    ) -> Entry {
+        Entry::with_tags(text.into(), stamp, StoredTags::of(tags), content)
+    }
+
+    fn with_tags(text: Box<str>, stamp: Stamp, tags: StoredTags, content: Content) -> Entry {
+        Entry { text, stamp, tags, content, held: HeldTags::default(), hits: AtomicU32::new(0) }
+    }
+
+    /// The entry as it is in L1, which holds its tags. `hits`: of what it replaces.
+    #[must_use]
+    pub fn in_memory(self, held: HeldTags, hits: u32) -> Arc<Entry> {
+        Arc::new(Entry { held, hits: AtomicU32::new(hits), ..self })
+    }
+
+    /// Its tags, held; none unless it is, or was, in L1.
+    pub fn held(&self) -> &HeldTags {
+        &self.held
+    }
+
+    /// Counts that it was served from L1.
+    pub fn count_hit(&self) {
+        self.hits.fetch_add(1, Relaxed);
+    }
+
+    /// How often it was served from L1, and what it replaced before it.
+    pub fn hits(&self) -> u32 {
+        self.hits.load(Relaxed)
+    }
+
     /// The stored response; None for a vary index.
     pub fn response(&self) -> Option<&Response> {
         match &self.content {
@@ -94,49 +137,88 @@ impl Entry {
         }
     }
 
-    /// Estimate of the memory that the entry takes in L1, bytes, including its slot there. Assumes a decoded entry: texts are in
-    /// memory twice, in the encoding that field values and a small body are slices of, and as values of their own.
+    /// The memory that the entry takes in L1, bytes, with its places in the tables there. `tests/allocations` compares it with the
+    /// allocator.
     pub fn weight(&self) -> u64 {
-        const ALLOCATION: usize = 24;
-        const PLACE: usize = 250;
-        const FIXED: usize = PLACE + size_of::<Entry>() + 150;
-        let tags: usize = self.tags.iter().map(|tag| 2 * tag.as_str().len() + 2 * ALLOCATION + 16).sum();
+        // In the table of entries: the key, a pointer, the links of the queue, and the index.
+        const PLACE: usize = 56;
+        // The counts of an `Arc`, and of a `Bytes` from its first clone on.
+        const COUNTS: usize = 16;
+        const SHARED: usize = 32;
         let content = match &self.content {
             Content::VaryIndex(variants) => {
-                let known: usize = variants.known.iter().map(|known| 2 * known.suffix.len() + 64).sum();
-                variants.on.len() * 48 + known
+                let known: usize = variants.known.iter().map(|known| block(known.suffix.len())).sum();
+                block(size_of_val(&*variants.on)) + block(size_of_val(&*variants.known)) + known
             }
             Content::Response(response) => {
-                let text = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 8;
-                let lines = |fields: &StoredFields| -> usize {
-                    let texts: usize = fields.iter().map(text).sum();
-                    texts + fields.len() * size_of::<(HeaderName, HeaderValue)>()
-                };
-                let original_fields = response.original_fields.as_deref().map_or(0, |fields| lines(fields) + 128);
-                lines(&response.headers) + original_fields + response.body.len()
+                let fields = |fields: &StoredFields| block(fields.size()) + SHARED;
+                let original_fields = response
+                    .original_fields
+                    .as_deref()
+                    .map_or(0, |original_fields| size_of::<StoredFields>() + fields(original_fields));
+                fields(&response.headers) + original_fields + block(response.body.len()) + SHARED
             }
         };
-        (FIXED + 2 * self.text.len() + ALLOCATION + tags + content) as u64
+        let own = block(COUNTS + size_of::<Entry>()) + block(self.text.len()) + block(self.tags.size());
+        (PLACE + own + content) as u64
     }
 
-    /// The same entry in its own allocations. In a response from upstream every field value is a slice of the connection's
-    /// read buffer, and keeps all of that buffer alive. A body over [`COPIED`] is shared, not copied: the caller has it in
-    /// an allocation of its own.
+    /// The same entry in its own allocations. A body over [`COPIED`] is shared, not copied: the caller has it in an allocation of its
+    /// own.
     #[must_use]
-    pub fn compact(self) -> Entry {
-        match self.content {
-            Content::VaryIndex(_) => self,
-            Content::Response(response) => Entry { content: Content::Response(response.compact()), ..self },
+    pub fn compact(mut self) -> Entry {
+        if let Content::Response(response) = &mut self.content
+            && response.body.len() <= COPIED
+        {
+            response.body = Bytes::copy_from_slice(&response.body);
         }
+        self
     }
 }
 
-impl Response {
-    /// The same response in two allocations, one for all field values and one for a small body.
-    fn compact(self) -> Response {
-        let headers = self.headers.compact();
-        let original_fields = self.original_fields.map(|fields| Box::new(fields.compact()));
-        let body = if self.body.len() > COPIED { self.body } else { Bytes::copy_from_slice(&self.body) };
-        Response { headers, original_fields, body, ..self }
+/// The copy is not in L1.
+impl Clone for Entry {
+    fn clone(&self) -> Entry {
+        Entry::with_tags(self.text.clone(), self.stamp, self.tags.clone(), self.content.clone())
+    }
+}
+
+/// Whether it is in L1 makes no difference.
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        (&self.text, self.stamp, &self.tags, &self.content)
+            == (&other.text, other.stamp, &other.tags, &other.content)
+    }
+}
+
+/// Memory that the allocator takes for a block of so many bytes: mimalloc has four sizes from each power of two to the next, and
+/// small ones in steps of 16 bytes; blocks from 256 KiB on are pages (`main`'s allocator).
+fn block(size: usize) -> usize {
+    match size {
+        0 => 0,
+        1..=128 => size.next_multiple_of(16),
+        129..262_144 => size.next_multiple_of(size.next_power_of_two() / 8),
+        _ => size.next_multiple_of(4096),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_fits_in_a_block_of_224_bytes() {
+        // The counts of its `Arc` are in the block.
+        assert!(size_of::<Entry>() + 16 <= 224, "{}", size_of::<Entry>());
+    }
+
+    #[test]
+    fn blocks_have_the_sizes_of_the_allocator() {
+        let rows =
+            [(0, 0), (1, 16), (16, 16), (17, 32), (128, 128), (129, 160), (160, 160), (161, 192), (250, 256)];
+        let further = [(257, 320), (1024, 1024), (1025, 1280), (1281, 1536), (40_000, 40_960), (262_145, 266_240)];
+        for (size, expected) in rows.into_iter().chain(further) {
+            assert_eq!(block(size), expected, "{size}");
+        }
     }
 }

@@ -57,7 +57,10 @@ impl StoreKey {
 
 /// SipHash-1-3-128 of a canonical request text, keyed per process: the key in memory. 128 bits, so that equal hashes
 /// mean equal texts where texts are not compared.
+///
+/// Aligned to eight bytes: with sixteen, each place in L1 would have eight bytes of padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(Rust, packed(8))]
 pub struct KeyHash(pub u128);
 
 impl KeyHash {

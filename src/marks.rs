@@ -30,10 +30,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 mod held;
+mod mark_table;
 mod soft;
 
-use held::HeldMarks;
-pub use held::HeldTag;
+pub use held::HeldTags;
+use held::{HeldMarks, MarkNumber};
 use soft::Looked;
 
 /// Strictly increasing number of an invalidation: microseconds since 1970 of Redis's clock, or without Redis of the
@@ -241,6 +242,12 @@ impl Tag {
     }
 }
 
+impl AsRef<str> for Tag {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -263,13 +270,13 @@ pub struct Marks {
     /// Zero, which is no epoch, while the marks change from one epoch to another.
     epoch: AtomicU64,
     sequence: AtomicU64,
-    registry: HeldMarks,
+    registry: Arc<HeldMarks>,
     /// No entry stamped below it was current when it was raised, whatever its tags.
     floor: AtomicU64,
     /// The highest sequence of any soft invalidation: none of them has invalidated an entry with this stamp or a later one.
     soft: AtomicU64,
-    /// The root tag, which is part of every view.
-    root: HeldTag,
+    /// The mark of the root tag, which is part of every view, and always held.
+    root: MarkNumber,
 }
 
 /// A view in which no entry is current, and whose stamp makes no entry current.
@@ -280,8 +287,8 @@ impl Marks {
     /// Without any invalidation in the given epoch. `slots`: for tags that are not held; rounded up to a power of two, 8
     /// bytes each.
     pub fn new(epoch: Epoch, slots: usize) -> Marks {
-        let registry = HeldMarks::new(slots);
-        let root = registry.hold(&Tag::root());
+        let registry = Arc::new(HeldMarks::new(slots));
+        let root = registry.hold_one(Tag::root().as_str());
         Marks {
             epoch: AtomicU64::new(epoch.0),
             // Sequence 0 is "never": a fresh table's stamp must not be older than an empty slot.
@@ -295,9 +302,8 @@ impl Marks {
 
     /// Holds these tags: later invalidations of other tags do not invalidate entries with these. A fetch does this before it
     /// reads its stamp. The root tag is left out, since it is always held.
-    pub fn hold<'t, C: FromIterator<HeldTag>>(&self, tags: impl IntoIterator<Item = &'t Tag>) -> C {
-        let others = tags.into_iter().filter(|tag| tag.as_str() != "*");
-        others.map(|tag| self.registry.hold(tag)).collect()
+    pub fn hold<T: AsRef<str>>(&self, tags: impl IntoIterator<Item = T>) -> HeldTags {
+        self.registry.hold(tags.into_iter().filter(|tag| tag.as_ref() != "*"))
     }
 
     /// How many tags are held, the root tag not counted.
@@ -312,14 +318,14 @@ impl Marks {
 
     /// The marks of these tags and of the root tag. `now`: nanoseconds of the process's clock; called only if there is a soft
     /// mark.
-    pub fn view(&self, held: &[HeldTag], now: impl Fn() -> u64) -> MarksView {
+    pub fn view(&self, held: &HeldTags, now: impl Fn() -> u64) -> MarksView {
         self.view_of(held, 0, now)
     }
 
     /// The same for an entry stamped with `sequence`. If that is younger than all soft marks, they are not read, and count as hard
     /// ones, which makes no difference to the entry.
-    pub fn view_of(&self, held: &[HeldTag], sequence: Sequence, now: impl Fn() -> u64) -> MarksView {
-        let (root, held) = (self.root.mark(), held.iter().map(HeldTag::mark));
+    pub fn view_of(&self, held: &HeldTags, sequence: Sequence, now: impl Fn() -> u64) -> MarksView {
+        let marks = || held.marks().iter().chain([&self.root]);
         // The stamp before the marks: it must not cover an invalidation that these marks lack. Otherwise a
         // fetch with this stamp would look young enough to a reader after that write, while the stale response
         // that it validates, or falls back on, was judged without that invalidation.
@@ -328,9 +334,9 @@ impl Marks {
         let soft = self.soft.load(SeqCst);
         let looked = match sequence >= soft {
             true => Looked { over: soft, pending: None },
-            false => soft::look(held.clone().chain([root]).map(|mark| &mark.soft), now),
+            false => soft::look(marks().filter_map(|mark| self.registry.soft(*mark)), now),
         };
-        let newest = held.map(|mark| mark.hard.load(SeqCst)).fold(root.hard.load(SeqCst), Sequence::max);
+        let newest = marks().map(|mark| self.registry.hard(*mark).load(SeqCst)).fold(0, Sequence::max);
         // Between two epochs marks are wiped: a mark read then is of neither.
         if self.epoch.load(SeqCst) == stamp.epoch.0 {
             MarksView::hard(stamp, newest).with(looked)
@@ -362,12 +368,12 @@ impl Marks {
 
     /// Takes over marks that Redis has issued. For a copy; by one task at a time.
     pub fn apply<'t>(&self, marks: impl IntoIterator<Item = (&'t Tag, Sequence)>) {
-        marks.into_iter().for_each(|(tag, sequence)| self.registry.invalidate(tag, sequence));
+        marks.into_iter().for_each(|(tag, sequence)| self.registry.invalidate(tag.as_str(), sequence));
     }
 
     /// Takes over a soft mark. `end` of its grace and `now`: nanoseconds of the process's clock.
     pub fn soft_invalidate(&self, tag: &Tag, sequence: Sequence, end: u64, now: u64) {
-        if self.registry.soft_invalidate(tag, sequence, end, now) {
+        if self.registry.soft_invalidate(tag.as_str(), sequence, end, now) {
             self.soft.fetch_max(sequence, SeqCst);
         }
     }
@@ -392,11 +398,11 @@ impl Marks {
 
     /// Lowers the marks of these tags to what Redis says of them: here they may have been raised by more than their own
     /// invalidations. Redis knows all invalidations up to the view's stamp.
-    pub fn confirm(&self, held: &[HeldTag], view: &MarksView) {
+    pub fn confirm(&self, held: &HeldTags, view: &MarksView) {
         let newest = view.soft.map_or(view.newest, |soft| view.newest.max(soft.newest));
         let is_valid = || self.epoch.load(SeqCst) == view.stamp.epoch.0;
-        for held in held.iter().chain([&self.root]) {
-            HeldMarks::confirm(held, view.stamp.sequence, newest, is_valid);
+        for mark in held.marks().iter().chain([&self.root]) {
+            self.registry.confirm(*mark, view.stamp.sequence, newest, is_valid);
         }
     }
 
@@ -407,15 +413,14 @@ impl Marks {
 
     /// Whether the latest known invalidation of any of these tags, or of the root tag, hard or soft, is in this range.
     pub fn any_in(&self, tags: &[Tag], time: &Range<Sequence>) -> bool {
-        let (root, floor) = (self.root.mark(), self.floor());
-        let known = tags.iter().flat_map(|tag| self.registry.latest(tag));
-        let known = known.chain([root.hard.load(SeqCst), root.soft.sequence()]);
+        let (root, floor) = (Tag::root(), self.floor());
+        let known = tags.iter().chain([&root]).flat_map(|tag| self.registry.latest(tag.as_str()));
         known.filter(|sequence| *sequence > floor).any(|sequence| time.contains(&sequence))
     }
 
     /// The latest invalidation of any of these tags, hard or soft, or the floor. Of tags that are not held it may be that of others.
     pub fn latest(&self, tags: &[Tag]) -> Sequence {
-        tags.iter().flat_map(|tag| self.registry.latest(tag)).fold(self.floor(), Sequence::max)
+        tags.iter().flat_map(|tag| self.registry.latest(tag.as_str())).fold(self.floor(), Sequence::max)
     }
 
     /// Begins another epoch of Redis's, of which nothing is known but that `stamp` was issued: no entry with an older stamp is

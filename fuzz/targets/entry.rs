@@ -30,8 +30,8 @@ fn use_response(mut response: Response) {
         let _ = (freshness.age(now), freshness.ttl(now), freshness.keep_for(now, true));
         let _ = freshness.reuse(now, &demands);
         let after = |period| freshness.is_usable_after_failure(period, now, &demands);
-        let is_usable_longer = after(freshness.stale_if_error.max(freshness.stale_if_unreachable));
-        assert!(is_usable_longer || !after(freshness.stale_if_error));
+        let is_usable_longer = after(freshness.stale_if_error.max(freshness.stale_if_unreachable).into());
+        assert!(is_usable_longer || !after(freshness.stale_if_error.into()));
     }
     if response.consumed {
         targeted::strip_consumed(&mut response.headers);

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -309,17 +309,17 @@ async fn report(
     let now = running.cache.now();
     let fresh_for_s = response.freshness.ttl(now);
     let (state, state_reason) = judged(&running.cache.validity(entry).await, fresh_for_s);
-    let family = owners.of_tags(&entry.tags).to_owned();
+    let tags = entry.tags.to_vec();
+    let family = owners.of_tags(&tags).to_owned();
     Some(EntryReport {
         key: name.to_string(),
         url: url_of(&entry.text).to_owned(),
         method: entry.text.split(' ').next().unwrap_or_default().to_owned(),
-        instance: live.rules.family(&family).and_then(|family| instances(family, &entry.tags)),
+        instance: live.rules.family(&family).and_then(|family| instances(family, &tags)),
         family,
         status: response.status.as_u16(),
         bytes: response.body.len() as u64,
-        stored_at: humantime::format_rfc3339_millis(response.freshness.response_time.max(SystemTime::UNIX_EPOCH))
-            .to_string(),
+        stored_at: humantime::format_rfc3339_millis(response.freshness.response_time.time()).to_string(),
         age_s: response.freshness.age(now).as_secs(),
         fresh_for_s,
         state,
@@ -406,14 +406,14 @@ pub async fn entry(
     let live = running.live();
     let owners = FamilyOwners::of(&live.rules);
     if wants_body {
-        caller.check_family(owners.of_tags(&entry.tags))?;
+        caller.check_family(owners.of_tags(&entry.tags.to_vec()))?;
     }
     let report = report(running, &live, &owners, &name, &entry).await;
     let (Some(report), Some(response)) = (report, entry.response()) else { return Err(not_stored(&key)) };
     let detail = EntryDetail {
         report,
         fields: shown_fields(&response.own_headers()),
-        tags: entry.tags.iter().map(shown_tag).collect(),
+        tags: entry.tags.to_vec().iter().map(shown_tag).collect(),
         stamp: EntryStamp { epoch: entry.stamp.epoch.0.to_string(), sequence: entry.stamp.sequence },
         vary: entry
             .text
@@ -478,10 +478,11 @@ pub async fn remove_entry(
     let running = state.running();
     let (name, entry) = found(running, &key).await?;
     let live = running.live();
-    let owner = FamilyOwners::of(&live.rules).of_tags(&entry.tags).to_owned();
+    let mut tags = entry.tags.to_vec();
+    let owner = FamilyOwners::of(&live.rules).of_tags(&tags).to_owned();
     caller.check_family(&owner)?;
-    let paths = entry.tags.iter().filter(|tag| tag.as_str().starts_with("uri:"));
-    let purge = Purge::of(paths.cloned().collect());
+    tags.retain(|tag| tag.as_str().starts_with("uri:"));
+    let purge = Purge::of(tags);
     if purge.tags.is_empty() {
         return Err(not_stored(&key));
     }

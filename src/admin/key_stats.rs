@@ -141,8 +141,8 @@ async fn count(running: &Arc<Running>) -> Result<CountedKeys, StoreError> {
 
 fn in_memory(running: &Running, names: &FamilyOwners) -> KeyCounts {
     let mut by_family: BTreeMap<&str, u64> = BTreeMap::new();
-    running.cache.memory().for_each(|resident| {
-        *by_family.entry(names.of_tags(&resident.entry.tags)).or_default() += 1;
+    running.cache.memory().for_each(|entry| {
+        *by_family.entry(names.of_tags(&entry.tags.to_vec())).or_default() += 1;
     });
     let by_family = by_family.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
     KeyCounts { by_family, complete: true }

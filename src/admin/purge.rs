@@ -226,12 +226,13 @@ const GROUPS_COMPARED: usize = 10_000;
 
 /// The error for a group that nothing in memory names.
 fn unknown_group(running: &Running, tag: &Tag) -> Option<Refusal> {
-    if running.cache.memory().any(|resident| resident.entry.tags.contains(tag)) {
+    if running.cache.memory().any(|entry| entry.tags.iter().any(|it| it == tag.as_str())) {
         return None;
     }
     let mut names = BTreeSet::new();
-    running.cache.memory().any(|resident| {
-        names.extend(resident.entry.tags.iter().filter_map(Tag::group_name).map(str::to_owned));
+    running.cache.memory().any(|entry| {
+        let tags = entry.tags.to_vec();
+        names.extend(tags.iter().filter_map(Tag::group_name).map(str::to_owned));
         names.len() >= GROUPS_COMPARED
     });
     let group = tag.group_name().unwrap_or_default();

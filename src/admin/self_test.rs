@@ -1,6 +1,5 @@
 //! The self-test: one entry is stored, read and removed, under a name that no request has.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,24 +42,20 @@ pub fn in_memory(memory: &Memory) -> TestResults {
     let text = format!("{LABEL} {}", StoreKey(rand::random()));
     let hash = KeyHash::of(&text);
     let cache_key = CacheKey { text, hash, redaction: Redaction::default() };
-    let entry = Arc::new(Entry {
-        text: cache_key.text.as_str().into(),
-        stamp: memory.marks.stamp(),
-        tags: [Tag::root()].into(),
-        // The smallest kind of entry, which is not counted as a response.
-        content: Content::VaryIndex(VaryIndex { on: vec![ACCEPT], known: Vec::new() }),
-    });
-    memory.put(hash, Arc::clone(&entry));
+    // The smallest kind of entry, which is not counted as a response.
+    let content = Content::VaryIndex(VaryIndex { on: vec![ACCEPT], known: Vec::new() });
+    let entry = Entry::new(cache_key.text.as_str(), memory.marks.stamp(), [Tag::root()], content);
+    let entry = memory.put(hash, entry);
     let kept = memory.get(&cache_key);
     let exists = memory.get(&cache_key).is_some();
-    if let Some(resident) = &kept {
-        memory.drop_invalidated(hash, resident);
+    if let Some(kept) = &kept {
+        memory.drop_invalidated(hash, kept);
     }
     let gone = memory.get(&cache_key).is_none();
     TestResults {
         cache_available: true,
         set_operation: kept.is_some(),
-        get_operation: kept.as_ref().is_some_and(|resident| *resident.entry == *entry),
+        get_operation: kept.as_ref().is_some_and(|kept| **kept == *entry),
         exists_operation: exists,
         delete_operation: kept.is_some() && gone,
         get_after_delete: gone,

@@ -95,7 +95,8 @@ pub async fn story(State(state): At, query: ExplainQuery) -> Answer<StoryReport>
 }
 
 fn matching(stored: &StoreEvent, record: &InvalidationRecord) -> Vec<String> {
-    let has = |tag: &&String| stored.tags.iter().any(|it| it.as_str() == **tag || shown_tag(it) == **tag);
+    let tags = stored.tags.to_vec();
+    let has = |tag: &&String| tags.iter().any(|it| it.as_str() == **tag || shown_tag(it) == **tag);
     record.tags.iter().filter(has).cloned().collect()
 }
 
@@ -169,6 +170,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::entry::StoredTags;
     use crate::marks::{Epoch, Stamp, Tag};
     use crate::upkeep::invalidation_log::{InvalidationLog, OriginKind};
 
@@ -181,7 +183,7 @@ mod tests {
             variant: None,
             compared,
             hits_before,
-            tags: [Tag::family("users")].into(),
+            tags: StoredTags::of([Tag::family("users")]),
         }
     }
 

@@ -116,21 +116,18 @@ fn store_users(running: &Running, count: u32) {
     let freshness = Freshness::with_lifetime(Duration::from_secs(60), LifetimeSource::MaxAge, SystemTime::now());
     for user in 0..count {
         let path = format!("/users/{user}");
-        let entry = Entry {
-            text: format!("GET http://localhost{path}").into(),
-            stamp: memory.marks.stamp(),
-            tags: [Tag::root(), Tag::uri(&path)].into(),
-            content: Content::Response(entry::Response {
-                status: StatusCode::OK,
-                headers: http::HeaderMap::new().into(),
-                original_fields: None,
-                body: Bytes::new(),
-                freshness,
-                for_credentials: false,
-                consumed: false,
-            }),
+        let response = entry::Response {
+            status: StatusCode::OK,
+            headers: http::HeaderMap::new().into(),
+            original_fields: None,
+            body: Bytes::new(),
+            freshness,
+            for_credentials: false,
+            consumed: false,
         };
-        memory.put(KeyHash(user.into()), Arc::new(entry));
+        let (stamp, tags) = (memory.marks.stamp(), [Tag::root(), Tag::uri(&path)]);
+        let text = format!("GET http://localhost{path}");
+        memory.put(KeyHash(user.into()), Entry::new(text, stamp, tags, Content::Response(response)));
     }
 }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::cache::memory::{Memory, Resident};
+use crate::cache::memory::Memory;
 use crate::entry::Entry;
 use crate::marks::Tag;
 use crate::mutex::lock;
@@ -29,7 +29,7 @@ pub struct WalkedEntries {
 pub struct StoredUrl {
     /// Path and query.
     pub url: String,
-    pub tags: Arc<[Tag]>,
+    pub tags: Vec<Tag>,
     /// How often it was served, and what it replaced before it.
     pub hits: u32,
     /// In memory.
@@ -59,10 +59,10 @@ impl WalkedEntries {
     /// Walks over memory. Both lists have at most `most` items.
     pub fn of(memory: &Memory, most: usize) -> WalkedEntries {
         let (mut hottest, mut largest, mut seen) = (Highest::new(most), Highest::new(most), 0_usize);
-        let was_cut = memory.any(|resident| {
+        let was_cut = memory.any(|entry| {
             seen += 1;
-            hottest.add(resident.hits().into(), resident);
-            largest.add(resident.entry.weight(), resident);
+            hottest.add(entry.hits().into(), entry);
+            largest.add(entry.weight(), entry);
             seen >= WALKED
         });
         WalkedEntries { hottest: hottest.urls(), largest: largest.urls(), complete: !was_cut }
@@ -83,11 +83,11 @@ impl Highest {
         Highest { most, found: Vec::new(), lowest: 0 }
     }
 
-    fn add(&mut self, value: u64, resident: &Resident) {
+    fn add(&mut self, value: u64, entry: &Arc<Entry>) {
         if value <= self.lowest {
             return;
         }
-        self.found.push((value, Arc::clone(&resident.entry), resident.hits()));
+        self.found.push((value, Arc::clone(entry), entry.hits()));
         if self.found.len() >= 2 * self.most {
             self.cut();
             self.lowest = self.found.last().map_or(0, |(value, ..)| *value);
@@ -104,7 +104,7 @@ impl Highest {
         self.cut();
         let url = |(_, entry, hits): (u64, Arc<Entry>, u32)| StoredUrl {
             url: url_of(&entry.text),
-            tags: Arc::clone(&entry.tags),
+            tags: entry.tags.to_vec(),
             hits,
             bytes: entry.weight(),
         };

@@ -61,7 +61,7 @@ impl fmt::Display for EntryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             EntryName::Store(name) => f.write_str(name),
-            EntryName::Memory(hash) => write!(f, "{:032x}", hash.0),
+            EntryName::Memory(hash) => write!(f, "{:032x}", { hash.0 }),
         }
     }
 }
@@ -165,8 +165,8 @@ impl Cache {
             // Kept until the walk ends, even if nothing waits for it any more.
             let _turn = turn;
             let mut keys = Vec::new();
-            let is_cut = memory.any_key(|key, resident| {
-                if resident.entry.weight() > least && takes(&resident.entry.tags) {
+            let is_cut = memory.any_key(|key, entry| {
+                if entry.weight() > least && takes(&entry.tags.to_vec()) {
                     keys.push(key);
                 }
                 end.is_some_and(|end| Instant::now() > end)

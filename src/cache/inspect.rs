@@ -48,7 +48,7 @@ pub enum ValidityReport {
 impl Cache {
     /// The entries under this key. `label`: the readable part of its name in Redis.
     pub async fn inspect(&self, cache_key: &CacheKey, label: &str) -> Inspection {
-        let memory = self.memory.get(cache_key).map(|resident| Arc::clone(&resident.entry));
+        let memory = self.memory.get(cache_key);
         Inspection { memory, store: self.inspect_store(cache_key, label).await }
     }
 
@@ -71,7 +71,8 @@ impl Cache {
 
     /// Whether an entry is current. If it is not, costs a round trip for each of its tags.
     pub async fn validity(&self, entry: &Entry) -> ValidityReport {
-        let Some(view) = self.view(&entry.tags).await else { return ValidityReport::Unknown };
+        let tags = entry.tags.to_vec();
+        let Some(view) = self.view(&tags).await else { return ValidityReport::Unknown };
         let validity = view.validity(entry.stamp);
         if validity == marks::Validity::Current {
             return ValidityReport::Current;
@@ -81,7 +82,7 @@ impl Cache {
         }
         let mut marked = Vec::new();
         // The root tag first: every other view contains its mark.
-        let others = entry.tags.iter().filter(|tag| **tag != Tag::root()).cloned();
+        let others = tags.into_iter().filter(|tag| *tag != Tag::root());
         for tag in [Tag::root()].into_iter().chain(others) {
             let Some(view) = self.view(std::slice::from_ref(&tag)).await else { return ValidityReport::Unknown };
             match (view.validity(entry.stamp), validity) {
@@ -124,13 +125,9 @@ mod tests {
     fn stored(cache: &Cache) -> CacheKey {
         let cache_key =
             CacheKey { text: "GET http://h/a".to_owned(), hash: KeyHash(7), redaction: Redaction::default() };
-        let entry = Entry {
-            text: cache_key.text.as_str().into(),
-            stamp: cache.memory.marks.stamp(),
-            tags: [Tag::root(), Tag::uri("/a"), Tag::family("users")].into(),
-            content: Content::VaryIndex(VaryIndex { on: vec![ACCEPT], known: Vec::new() }),
-        };
-        cache.memory.put(cache_key.hash, Arc::new(entry));
+        let content = Content::VaryIndex(VaryIndex { on: vec![ACCEPT], known: Vec::new() });
+        let (stamp, tags) = (cache.memory.marks.stamp(), [Tag::root(), Tag::uri("/a"), Tag::family("users")]);
+        cache.memory.put(cache_key.hash, Entry::new(cache_key.text.as_str(), stamp, tags, content));
         cache_key
     }
 

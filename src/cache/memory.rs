@@ -2,26 +2,16 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
-use smallvec::SmallVec;
 
 use crate::coherence::local_marks::LocalMarks;
 use crate::entry::Entry;
 use crate::key::{CacheKey, KeyHash};
-use crate::marks::{HeldTag, MarksView, Tag};
-
-/// An entry in L1, with the marks of its tags.
-#[derive(Debug)]
-pub struct Resident {
-    pub entry: Arc<Entry>,
-    held: SmallVec<[HeldTag; 4]>,
-    /// How often it was served, and what it replaced before it.
-    hits: AtomicU32,
-}
+use crate::marks::{HeldTags, MarksView, Tag};
 
 /// Holds the tags of a lookup, and of the fetch that follows it, so that their marks stay exact.
 #[derive(Debug, Clone, Default)]
@@ -29,22 +19,12 @@ pub enum Hold {
     #[default]
     Nothing,
     /// Those of an entry in L1.
-    Resident(Arc<Resident>),
-    Tags(Arc<[HeldTag]>),
-}
-
-impl Hold {
-    fn held(&self) -> &[HeldTag] {
-        match self {
-            Hold::Nothing => &[],
-            Hold::Resident(resident) => &resident.held,
-            Hold::Tags(held) => held,
-        }
-    }
+    Entry(Arc<Entry>),
+    Tags(Arc<HeldTags>),
 }
 
 /// Bytes of memory that a mark takes, with its tag and its place in the table.
-const MARK_WEIGHT: u64 = 200;
+const MARK_WEIGHT: u64 = 48;
 
 /// How full L1 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,24 +37,16 @@ pub struct Usage {
     pub evictions: u64,
 }
 
-impl Resident {
-    /// Counts that it was served.
-    pub fn count_hit(&self) {
-        self.hits.fetch_add(1, Relaxed);
-    }
-
-    /// How often it was served, and what it replaced before it.
-    pub fn hits(&self) -> u32 {
-        self.hits.load(Relaxed)
-    }
-}
+/// By this the cache chooses how many evicted keys it remembers, to tell what is asked for again: half as many as entries of this
+/// weight fit, bytes. The hit rate is good for entries of a tenth of it to five times as much (`hit_rate`).
+const TYPICAL_WEIGHT: u64 = 4096;
 
 /// Keys whose former hits are remembered.
 const FORMER_HITS: usize = 8192;
 
 /// L1 and the marks.
 pub struct Memory {
-    entries: Cache<KeyHash, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
+    entries: Cache<KeyHash, Arc<Entry>, ByWeight, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
     /// The hits of invalidated entries that were removed, until something is stored in their place.
     former_hits: Cache<KeyHash, u32>,
@@ -85,19 +57,19 @@ pub struct Memory {
 #[derive(Clone)]
 struct ByWeight;
 
-impl Weighter<KeyHash, Arc<Resident>> for ByWeight {
-    fn weight(&self, _: &KeyHash, resident: &Arc<Resident>) -> u64 {
-        resident.entry.weight() + resident.held.len() as u64 * MARK_WEIGHT
+impl Weighter<KeyHash, Arc<Entry>> for ByWeight {
+    fn weight(&self, _: &KeyHash, entry: &Arc<Entry>) -> u64 {
+        entry.weight() + entry.held().len() as u64 * MARK_WEIGHT
     }
 }
 
 #[derive(Clone)]
 struct CountEvictions(Arc<AtomicU64>);
 
-impl Lifecycle<KeyHash, Arc<Resident>> for CountEvictions {
+impl Lifecycle<KeyHash, Arc<Entry>> for CountEvictions {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), _: KeyHash, _: Arc<Resident>) {
+    fn on_evict(&self, (): &mut (), _: KeyHash, _: Arc<Entry>) {
         self.0.fetch_add(1, Relaxed);
     }
 }
@@ -108,7 +80,7 @@ impl Memory {
     pub fn new(capacity: u64, largest: u64, slots: usize) -> Memory {
         let (evictions, shards) = (Arc::new(AtomicU64::new(0)), shards(capacity, largest));
         let options = OptionsBuilder::new()
-            .estimated_items_capacity((capacity / 2048).clamp(64, 1 << 22) as usize)
+            .estimated_items_capacity((capacity / TYPICAL_WEIGHT).clamp(64, 1 << 22) as usize)
             .weight_capacity(capacity)
             .shards(shards)
             .build()
@@ -135,58 +107,58 @@ impl Memory {
     }
 
     /// The entry of this key.
-    pub fn get(&self, cache_key: &CacheKey) -> Option<Arc<Resident>> {
-        self.entries.get(&cache_key.hash).filter(|resident| *resident.entry.text == *cache_key.text)
+    pub fn get(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
+        self.entries.get(&cache_key.hash).filter(|entry| *entry.text == *cache_key.text)
     }
 
     /// The vary index for this primary key. It need not be current: it only selects a variant, which is judged by its own
     /// marks.
-    pub fn varies_on(&self, cache_key: &CacheKey) -> Option<Arc<Resident>> {
-        self.get(cache_key).filter(|resident| resident.entry.vary_index().is_some())
+    pub fn varies_on(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
+        self.get(cache_key).filter(|entry| entry.vary_index().is_some())
     }
 
-    /// Stores an entry, unless the one there is newer.
-    pub fn put(&self, key: KeyHash, entry: Arc<Entry>) {
+    /// Stores an entry, unless the one there is newer. Returns it, stored or not.
+    pub fn put(&self, key: KeyHash, entry: Entry) -> Arc<Entry> {
         if self.holds_newer(key, &entry) {
-            return;
+            return Arc::new(entry);
         }
-        self.insert(key, entry);
+        self.insert(key, entry)
     }
 
     /// The same with an entry from Redis. `view`: the marks of all its tags there.
-    pub fn put_confirmed(&self, key: KeyHash, entry: Arc<Entry>, view: &MarksView) {
-        if !self.holds_newer(key, &entry) {
-            let resident = self.insert(key, entry);
-            self.marks.confirm(&resident.held, view);
+    pub fn put_confirmed(&self, key: KeyHash, entry: Entry, view: &MarksView) -> Arc<Entry> {
+        if self.holds_newer(key, &entry) {
+            return Arc::new(entry);
         }
+        let entry = self.insert(key, entry);
+        self.marks.confirm(entry.held(), view);
+        entry
     }
 
-    fn insert(&self, key: KeyHash, entry: Arc<Entry>) -> Arc<Resident> {
+    fn insert(&self, key: KeyHash, entry: Entry) -> Arc<Entry> {
         let held = self.marks.hold(entry.tags.iter());
         let before = self.hits(key).max(self.former_hits.remove(&key).map_or(0, |(_, hits)| hits));
-        let hits = AtomicU32::new(before);
-        let resident = Arc::new(Resident { entry, held, hits });
-        self.entries.insert(key, Arc::clone(&resident));
-        resident
+        let entry = entry.in_memory(held, before);
+        self.entries.insert(key, Arc::clone(&entry));
+        entry
     }
 
     /// Whether the entry there has a later stamp than `entry`, or the same and a later request time.
     pub fn holds_newer(&self, key: KeyHash, entry: &Entry) -> bool {
-        self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, self.marks.clock.now()))
+        self.entries.peek(&key).is_some_and(|there| is_newer(&there, entry, self.marks.clock.now()))
     }
 
     /// The entry that is stored instead of `entry`, if that is newer.
     pub fn newer_than(&self, cache_key: &CacheKey, entry: &Entry) -> Option<Arc<Entry>> {
-        let there = self.get(cache_key).filter(|there| is_newer(&there.entry, entry, self.marks.clock.now()))?;
-        Some(Arc::clone(&there.entry))
+        self.get(cache_key).filter(|there| is_newer(there, entry, self.marks.clock.now()))
     }
 
     /// Removes `invalidated`, unless it was replaced meanwhile.
-    pub fn drop_invalidated(&self, key: KeyHash, invalidated: &Arc<Resident>) {
+    pub fn drop_invalidated(&self, key: KeyHash, invalidated: &Arc<Entry>) {
         if invalidated.hits() > 0 {
             self.former_hits.insert(key, invalidated.hits());
         }
-        self.entries.remove_if(&key, |resident| Arc::ptr_eq(resident, invalidated));
+        self.entries.remove_if(&key, |entry| Arc::ptr_eq(entry, invalidated));
     }
 
     /// Removes an entry.
@@ -200,18 +172,22 @@ impl Memory {
     }
 
     /// The marks of an entry's tags.
-    pub fn view_of(&self, resident: &Resident) -> MarksView {
-        self.marks.view_of(&resident.held, resident.entry.stamp.sequence)
+    pub fn view_of(&self, entry: &Entry) -> MarksView {
+        self.marks.view_of(entry.held(), entry.stamp.sequence)
     }
 
     /// Holds these tags.
     pub fn hold(&self, tags: &[Tag]) -> Hold {
-        Hold::Tags(self.marks.hold(tags))
+        Hold::Tags(Arc::new(self.marks.hold(tags)))
     }
 
     /// The marks of the tags that are held, and of the root tag.
     pub fn view_held(&self, hold: &Hold) -> MarksView {
-        self.marks.view(hold.held())
+        match hold {
+            Hold::Nothing => self.marks.view(&HeldTags::default()),
+            Hold::Entry(entry) => self.marks.view(entry.held()),
+            Hold::Tags(held) => self.marks.view(held),
+        }
     }
 
     /// The marks of these tags.
@@ -221,7 +197,7 @@ impl Memory {
 
     /// How often the entry under this key, and what it replaced, was served from here; 0 if there is none.
     pub fn hits(&self, key: KeyHash) -> u32 {
-        self.entries.peek(&key).map_or(0, |resident| resident.hits())
+        self.entries.peek(&key).map_or(0, |entry| entry.hits())
     }
 
     /// How full L1 is.
@@ -235,27 +211,27 @@ impl Memory {
     }
 
     /// Calls `each` for every response in L1, invalidated ones too.
-    pub fn for_each(&self, mut each: impl FnMut(&Resident)) {
-        self.any(|resident| {
-            each(resident);
+    pub fn for_each(&self, mut each: impl FnMut(&Arc<Entry>)) {
+        self.any(|entry| {
+            each(entry);
             false
         });
     }
 
     /// Whether it is true of any response in L1 and its key. Ends with the first of which it is.
-    pub fn any_key(&self, mut is_so: impl FnMut(KeyHash, &Resident) -> bool) -> bool {
-        let mut responses = self.entries.iter().filter(|(_, resident)| resident.entry.response().is_some());
-        responses.any(|(key, resident)| is_so(key, &resident))
+    pub fn any_key(&self, mut is_so: impl FnMut(KeyHash, &Arc<Entry>) -> bool) -> bool {
+        let mut responses = self.entries.iter().filter(|(_, entry)| entry.response().is_some());
+        responses.any(|(key, entry)| is_so(key, &entry))
     }
 
     /// The entry under this hash. Does not count as a use.
     pub fn entry_at(&self, key: KeyHash) -> Option<Arc<Entry>> {
-        self.entries.peek(&key).map(|resident| Arc::clone(&resident.entry))
+        self.entries.peek(&key)
     }
 
     /// Whether it is true of any of them.
-    pub fn any(&self, mut is_so: impl FnMut(&Resident) -> bool) -> bool {
-        self.any_key(|_, resident| is_so(resident))
+    pub fn any(&self, mut is_so: impl FnMut(&Arc<Entry>) -> bool) -> bool {
+        self.any_key(|_, entry| is_so(entry))
     }
 }
 
@@ -273,7 +249,7 @@ fn is_newer(there: &Entry, entry: &Entry, now: SystemTime) -> bool {
 fn was_asked_for_later(there: &Entry, entry: &Entry, now: SystemTime) -> bool {
     let request_time = |entry: &Entry| entry.response().map(|response| response.freshness.request_time);
     match (request_time(there), request_time(entry)) {
-        (Some(there), Some(entry)) => there > entry && there <= now,
+        (Some(there), Some(entry)) => there > entry && there <= now.into(),
         // A vary index describes all responses, old and new.
         _ => false,
     }
@@ -288,15 +264,17 @@ fn shards(capacity: u64, largest: u64) -> usize {
 }
 
 #[cfg(test)]
+mod hit_rate;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::entry::{Content, VaryIndex};
     use crate::marks::{Epoch, Stamp};
 
     /// A vary index, the smallest of entries.
-    fn entry(stamp: Stamp, tags: &[Tag]) -> Arc<Entry> {
-        let content = Content::VaryIndex(VaryIndex { on: Vec::new(), known: Vec::new() });
-        Arc::new(Entry { text: "GET http://h/".into(), stamp, tags: tags.into(), content })
+    fn entry(stamp: Stamp, tags: &[Tag]) -> Entry {
+        Entry::new("GET http://h/", stamp, tags, Content::VaryIndex(VaryIndex::default()))
     }
 
     fn key(n: u32) -> KeyHash {
@@ -326,8 +304,8 @@ mod tests {
         let (memory, tags) = (Memory::new(1 << 20, 1 << 10, 64), [Tag::root(), Tag::family("a")]);
         let at = |sequence| Stamp { epoch: Epoch(1), sequence };
         let is_current = |n| {
-            let resident = memory.entries.get(&key(n)).unwrap();
-            memory.view_of(&resident).is_current(resident.entry.stamp)
+            let entry = memory.entries.get(&key(n)).unwrap();
+            memory.view_of(&entry).is_current(entry.stamp)
         };
         memory.marks.begin(at(1000));
         memory.put(key(0), entry(at(500), &tags));

@@ -352,7 +352,7 @@ impl Drop for FetchPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marks::{Epoch, Marks, Now};
+    use crate::marks::{Epoch, HeldTags, Marks, Now};
 
     const KEY: KeyHash = KeyHash(1);
 
@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn a_read_after_a_write_does_not_follow_the_older_fetch() {
         let (inflight, marks, tags) = (Inflight::new(), Marks::new(Epoch(1), 64), [Tag::family("a")]);
-        let view = || marks.view(&marks.hold::<Vec<_>>(&tags), || 0);
+        let view = || marks.view(&marks.hold(&tags), || 0);
         let older = lead(&inflight, Some(&view()));
         assert!(Arc::ptr_eq(&join(&inflight, Some(&view())), &older.fetch));
         marks.invalidate(&tags, [], Now::default());
@@ -406,7 +406,7 @@ mod tests {
     #[tokio::test]
     async fn a_fetch_whose_leader_vanishes_fails_for_its_followers() {
         let (inflight, marks) = (Inflight::new(), Marks::new(Epoch(1), 64));
-        let view = marks.view(&[], || 0);
+        let view = marks.view(&HeldTags::default(), || 0);
         let permit = lead(&inflight, Some(&view));
         let waiting = join(&inflight, Some(&view));
         drop(permit);
@@ -416,7 +416,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fetch_is_abandoned_when_nobody_waits_for_it() {
         let (inflight, marks) = (Inflight::new(), Marks::new(Epoch(1), 64));
-        let view = marks.view(&[], || 0);
+        let view = marks.view(&HeldTags::default(), || 0);
         let permit = lead(&inflight, Some(&view));
         let (leader, joined) = (permit.fetch(), join(&inflight, Some(&view)));
         let is_abandoned = async || tokio::time::timeout(POLL_INTERVAL * 10, permit.abandoned()).await.is_ok();

@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::clock::SharedClock;
-use crate::marks::{Epoch, HeldTag, IssuedStamp, Marks, MarksView, Now, Sequence, SoftInvalidation, Tag};
+use crate::marks::{Epoch, HeldTags, IssuedStamp, Marks, MarksView, Now, Sequence, SoftInvalidation, Tag};
 
 /// Invalidations that a receiver of notices may be behind.
 const NOTICES: usize = 1024;
@@ -52,12 +52,12 @@ impl LocalMarks {
     }
 
     /// What the marks say now of the tags that are held here, and of the root tag.
-    pub fn view(&self, held: &[HeldTag]) -> MarksView {
+    pub fn view(&self, held: &HeldTags) -> MarksView {
         self.marks.view(held, || self.nanos(Instant::now()))
     }
 
     /// The same for an entry stamped with `sequence` ([`Marks::view_of`]).
-    pub fn view_of(&self, held: &[HeldTag], sequence: Sequence) -> MarksView {
+    pub fn view_of(&self, held: &HeldTags, sequence: Sequence) -> MarksView {
         self.marks.view_of(held, sequence, || self.nanos(Instant::now()))
     }
 

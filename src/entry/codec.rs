@@ -8,7 +8,7 @@
 //! values (<https://postcard.jamesmunns.com/wire-format>): first the preface, which is the text of the cache key, the
 //! stamp and the tags, then [`Kind`] and its lists. The sweeper reads the preface alone.
 //!
-//! The body follows as it is, so that the body of a decoded entry is a slice of the input; or compressed (`compression`), as
+//! The body follows as it is, so that a large body of a decoded entry is a slice of the input; or compressed (`compression`), as
 //! [`Kind`] says. A list is read element by element, not as a `Vec`: serde reserves memory for the length that a list claims, before it has seen an element.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -85,7 +85,10 @@ impl Preface {
         let known = bytes.len().min(end);
         let mut head = Reader(&bytes[HEAD_AT..known]);
         match read_preface(&mut head) {
-            Ok((_, stamp, tags)) => Preface::Whole { stamp, tags, length: known - head.0.len() },
+            Ok((_, stamp, tags)) => {
+                let tags = tags.into_iter().map(Tag::family).collect();
+                Preface::Whole { stamp, tags, length: known - head.0.len() }
+            }
             Err(_) if known < end => Preface::Wanting(end),
             Err(_) => Preface::Foreign,
         }
@@ -147,7 +150,8 @@ impl Entry {
         out.0.extend_from_slice(MAGIC);
         out.0.resize(HEAD_AT, 0);
         out.put(&(&*self.text, self.stamp.epoch.0, self.stamp.sequence));
-        out.put_list(self.tags.iter(), |out, tag| out.put(tag.as_str()));
+        out.put(&self.tags.iter().count());
+        self.tags.iter().for_each(|tag| out.put(tag));
         match &self.content {
             Content::VaryIndex(VaryIndex { on, known }) => {
                 out.put(&Kind::VaryIndex);
@@ -155,11 +159,9 @@ impl Entry {
                 out.put_list(known.iter(), |out, known| out.put(&(&*known.suffix, storable(known.until))));
             }
             Content::Response(response) => {
-                let Freshness { request_time, response_time, .. } = response.freshness;
-                let (request_time, response_time) = (storable(request_time), storable(response_time));
                 out.put(&Kind::Response {
                     status: response.status.as_u16(),
-                    freshness: Freshness { request_time, response_time, ..response.freshness },
+                    freshness: response.freshness,
                     for_credentials: response.for_credentials,
                     consumed: response.consumed,
                     has_original_fields: response.original_fields.is_some(),
@@ -176,7 +178,7 @@ impl Entry {
         out.0
     }
 
-    /// Decodes what was found in Redis under `name`. Field values and body are slices of `bytes`.
+    /// Decodes what was found in Redis under `name`. A body over [`COPIED`](super::COPIED) is a slice of `bytes`.
     ///
     /// # Errors
     ///
@@ -219,10 +221,15 @@ impl Entry {
                 let headers = head.fields(&bytes)?;
                 let original_fields =
                     if has_original_fields { Some(Box::new(head.fields(&bytes)?)) } else { None };
-                let response =
-                    Response { status, headers, original_fields, body, freshness, for_credentials, consumed };
-                // Its field values would keep the compressed body in memory beside the other.
-                Content::Response(if is_compressed { response.compact() } else { response })
+                Content::Response(Response {
+                    status,
+                    headers,
+                    original_fields,
+                    body,
+                    freshness,
+                    for_credentials,
+                    consumed,
+                })
             }
             Kind::VaryIndex => Content::VaryIndex(VaryIndex {
                 on: head.list(|head| name_of(head.take()?))?,
@@ -232,7 +239,8 @@ impl Entry {
                 })?,
             }),
         };
-        Ok(Entry { text: text.into(), stamp, tags: tags.into(), content })
+        // A small body is copied, rather than to keep the head in memory beside it.
+        Ok(Entry::new(text, stamp, tags, content).compact())
     }
 }
 
@@ -242,9 +250,9 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
     HEAD_AT.checked_add(u32::from_be_bytes(length) as usize)
 }
 
-fn read_preface<'b>(head: &mut Reader<'b>) -> Result<(&'b str, Stamp, Vec<Tag>), DecodeFault> {
+fn read_preface<'b>(head: &mut Reader<'b>) -> Result<(&'b str, Stamp, Vec<&'b str>), DecodeFault> {
     let (text, epoch, sequence) = head.take()?;
-    let tags = head.list(|head| Ok(Tag::family(head.take()?)))?;
+    let tags = head.list(Reader::take)?;
     Ok((text, Stamp { epoch: Epoch(epoch), sequence }, tags))
 }
 
@@ -339,6 +347,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::entry::COPIED;
     use crate::http::freshness::LifetimeSource;
     use crate::secret::Secret;
 
@@ -357,31 +366,28 @@ mod tests {
     }
 
     fn entry(headers: HeaderMap, body: Vec<u8>) -> Entry {
-        Entry {
-            text: "GET http://h/".into(),
-            stamp: Stamp { epoch: Epoch(3), sequence: 9 },
-            tags: vec![Tag::root(), Tag::uri("/")].into(),
-            content: Content::Response(Response {
-                status: StatusCode::OK,
-                original_fields: Some(Box::new(headers.clone().into())),
-                headers: headers.into(),
-                body: body.into(),
-                freshness: Freshness {
-                    request_time: SystemTime::now(),
-                    response_time: SystemTime::now(),
-                    initial_age: Duration::from_secs(1),
-                    lifetime: Duration::from_secs(60),
-                    source: LifetimeSource::Expires,
-                    always_validate: true,
-                    never_stale: false,
-                    stale_while_revalidate: Duration::from_secs(2),
-                    stale_if_error: Duration::ZERO,
-                    stale_if_unreachable: Duration::from_secs(3),
-                },
-                for_credentials: true,
-                consumed: true,
-            }),
-        }
+        let response = Response {
+            status: StatusCode::OK,
+            original_fields: Some(Box::new(headers.clone().into())),
+            headers: headers.into(),
+            body: body.into(),
+            freshness: Freshness {
+                request_time: SystemTime::now().into(),
+                response_time: SystemTime::now().into(),
+                initial_age: Duration::from_secs(1).into(),
+                lifetime: Duration::from_secs(60).into(),
+                source: LifetimeSource::Expires,
+                always_validate: true,
+                never_stale: false,
+                stale_while_revalidate: Duration::from_secs(2).into(),
+                stale_if_error: Duration::ZERO.into(),
+                stale_if_unreachable: Duration::from_secs(3).into(),
+            },
+            for_credentials: true,
+            consumed: true,
+        };
+        let stamp = Stamp { epoch: Epoch(3), sequence: 9 };
+        Entry::new("GET http://h/", stamp, [Tag::root(), Tag::uri("/")], Content::Response(response))
     }
 
     #[test]
@@ -423,13 +429,12 @@ mod tests {
     }
 
     #[test]
-    fn decoded_body_and_field_values_are_slices_of_the_input() {
-        let headers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("\"x\""))]);
-        let whole = encode(&entry(headers, b"0123456789".to_vec()));
-        let decoded = decode(whole.clone()).unwrap();
-        let response = decoded.response().unwrap();
-        for slice in [&response.body[..], response.headers.get(&http::header::ETAG).unwrap().as_bytes()] {
-            assert!(whole.as_ptr_range().contains(&slice.as_ptr()));
+    fn a_decoded_body_is_a_slice_of_the_input_unless_it_is_small() {
+        for (length, is_slice) in [(COPIED, false), (COPIED + 1, true)] {
+            let whole = encode(&entry(HeaderMap::new(), vec![b'x'; length]));
+            let decoded = decode(whole.clone()).unwrap();
+            let body = decoded.response().unwrap().body.as_ptr();
+            assert_eq!(whole.as_ptr_range().contains(&body), is_slice, "{length}");
         }
     }
 
@@ -437,9 +442,9 @@ mod tests {
     fn times_before_1970_are_stored_as_1970() {
         let mut stored = entry(HeaderMap::new(), Vec::new());
         let Content::Response(response) = &mut stored.content else { unreachable!() };
-        response.freshness.response_time = UNIX_EPOCH - Duration::from_secs(1);
+        response.freshness.response_time = (UNIX_EPOCH - Duration::from_secs(1)).into();
         let decoded = decode(encode(&stored)).unwrap();
-        assert_eq!(decoded.response().unwrap().freshness.response_time, UNIX_EPOCH);
+        assert_eq!(decoded.response().unwrap().freshness.response_time.time(), UNIX_EPOCH);
     }
 
     #[test]
@@ -450,7 +455,7 @@ mod tests {
         assert_eq!(decode(short), Ok(stored.clone()));
         // Its head is the same, so that the sweeper reads it without the body.
         let Preface::Whole { tags, .. } = Preface::of(&stored.write(Some(1024))) else { panic!("no preface") };
-        assert_eq!(tags[..], stored.tags[..]);
+        assert_eq!(tags, stored.tags.to_vec());
         assert_eq!(stored.encode_compressed(&seals()[0], NAME, Some(10_000)), plain, "not above the threshold");
     }
 
@@ -555,13 +560,13 @@ mod tests {
         #[test]
         fn a_prefix_yields_the_preface_or_the_length_that_it_needs(cut in 0usize..200, tags in 0usize..4) {
             let mut stored = entry(HeaderMap::new(), b"0123456789".to_vec());
-            stored.tags = (0..tags).map(|tag| Tag::family(&tag.to_string())).collect();
+            stored.tags = (0..tags).map(|tag| tag.to_string()).collect();
             let whole = encode(&stored);
             let cut = cut.min(whole.len());
             let part = Preface::of(&whole.slice(..cut));
             match &part {
                 Preface::Whole { stamp, tags, length } => {
-                    prop_assert_eq!((stamp, &tags[..]), (&stored.stamp, &stored.tags[..]));
+                    prop_assert_eq!((*stamp, tags), (stored.stamp, &stored.tags.to_vec()));
                     prop_assert!(*length <= cut);
                 }
                 Preface::Wanting(wanted) => {

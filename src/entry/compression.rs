@@ -74,7 +74,8 @@ pub(super) fn decompressed(short: &[u8], length: usize) -> Option<Bytes> {
 }
 
 fn is_compressible(fields: &StoredFields) -> bool {
-    let media_type = fields.get(&CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let media_type = fields.get(&CONTENT_TYPE);
+    let media_type = media_type.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
     let media_type = media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     let is_below = |known: &str| match known.ends_with(['/', '.']) {
         true => media_type.get(..known.len()).is_some_and(|start| start.eq_ignore_ascii_case(known.as_bytes())),

@@ -1,67 +1,162 @@
 //! The fields of a stored response.
 
-use bytes::{BufMut, BytesMut};
+use std::fmt;
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Fields as they are stored: in order, and without the hash index and the spare capacity of a [`HeaderMap`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredFields(Box<[(HeaderName, HeaderValue)]>);
+use super::common::{COMMON, CommonPart, LINES, NAMES};
+
+/// Fields as they are stored: in order, and in one allocation. A hit gets values that are slices of it.
+///
+/// It begins with the number of lines. Of a [common](super::common) line follows the number, of another one [`LINES`] and the number
+/// of its name, or [`SPELLED`] and the name, and then its value. Before a name stands its length as `u16`, before a value as `u32`.
+#[derive(Clone)]
+pub struct StoredFields(Bytes);
+
+/// In place of the number of a name that is not common.
+const SPELLED: u16 = (LINES + NAMES) as u16;
+
+/// Most lines: as many as fit in the largest head that Larder reads.
+pub(super) const MOST: usize = 32 << 10;
 
 impl StoredFields {
-    /// The same fields with all values in one allocation. In a response from upstream every value is a slice of the connection's read
-    /// buffer, and keeps all of that buffer alive.
-    #[must_use]
-    pub fn compact(&self) -> StoredFields {
-        let mut values = BytesMut::with_capacity(self.iter().map(|(_, value)| value.len()).sum());
-        self.iter().for_each(|(_, value)| values.put_slice(value.as_bytes()));
-        let mut values = values.freeze();
-        let own = |(name, value): (&HeaderName, &HeaderValue)| {
-            // A name that is not a standard one is a slice of the read buffer, too.
-            let name = HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone());
-            let own = HeaderValue::from_maybe_shared(values.split_to(value.len()));
-            (name, own.unwrap_or_else(|_| value.clone()))
-        };
-        self.iter().map(own).collect()
-    }
-
     /// The fields, with room for `more`.
     pub fn to_map(&self, more: usize) -> HeaderMap {
         // Lines of one field need no capacity, and there may be more of them than a map has room for names.
-        let mut fields = HeaderMap::with_capacity((self.0.len() + more).min(64));
+        let mut fields = HeaderMap::with_capacity((self.len() + more).min(64));
         for (name, value) in self.iter() {
             // Fails beyond the names that any message received has.
-            let _ = fields.try_append(name, value.clone());
+            let _ = fields.try_append(name, value);
         }
         fields
     }
 
     /// The first value of a field.
-    pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    pub fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
+        self.lines().find(|line| line.name() == name)?.into_pair(&self.0).map(|(_, value)| value)
     }
 
     /// Every line, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.0.iter().map(|(name, value)| (name, value))
+    pub fn iter(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        self.lines().map_while(|line| line.into_pair(&self.0))
+    }
+
+    fn lines(&self) -> StoredLines<'_> {
+        StoredLines { block: &self.0, at: COUNT }
     }
 
     /// Number of lines.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.first_chunk().map_or(0, |count| u16::from_le_bytes(*count).into())
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Bytes that they take.
+    pub(super) fn size(&self) -> usize {
+        self.0.len()
+    }
 }
 
-/// Most lines: as many as fit in the largest head that Larder reads.
-pub(super) const MOST: usize = 32 << 10;
+/// Bytes of the number of lines.
+const COUNT: usize = size_of::<u16>();
+
+/// Reads the lines of a block.
+struct StoredLines<'b> {
+    block: &'b [u8],
+    at: usize,
+}
+
+/// A line of a block.
+enum StoredLine {
+    Common(&'static (HeaderName, HeaderValue)),
+    /// Its name, and where its value is.
+    Own(HeaderName, Range<usize>),
+}
+
+impl StoredLine {
+    fn name(&self) -> &HeaderName {
+        match self {
+            StoredLine::Common((name, _)) | StoredLine::Own(name, _) => name,
+        }
+    }
+
+    /// `None` for what was no value when it was stored.
+    fn into_pair(self, block: &Bytes) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            StoredLine::Common(line) => Some(line.clone()),
+            StoredLine::Own(name, at) => Some((name, HeaderValue::from_maybe_shared(block.slice(at)).ok()?)),
+        }
+    }
+}
+
+impl Iterator for StoredLines<'_> {
+    type Item = StoredLine;
+
+    fn next(&mut self) -> Option<StoredLine> {
+        let number = self.u16()?;
+        if let Some(line) = COMMON.line(number) {
+            return Some(StoredLine::Common(line));
+        }
+        let name = match number {
+            SPELLED => {
+                let length = self.u16()?.into();
+                let at = self.skip(length)?;
+                HeaderName::from_bytes(&self.block[at]).ok()?
+            }
+            _ => COMMON.name(number - LINES as u16)?.clone(),
+        };
+        let length = self.skip(size_of::<u32>())?;
+        let length = u32::from_le_bytes(*self.block[length].first_chunk()?);
+        Some(StoredLine::Own(name, self.skip(length as usize)?))
+    }
+}
+
+impl StoredLines<'_> {
+    fn u16(&mut self) -> Option<u16> {
+        let at = self.skip(size_of::<u16>())?;
+        Some(u16::from_le_bytes(*self.block[at].first_chunk()?))
+    }
+
+    /// Where the next bytes are, of which there are so many.
+    fn skip(&mut self, length: usize) -> Option<Range<usize>> {
+        let end = self.at.checked_add(length).filter(|end| *end <= self.block.len())?;
+        Some(std::mem::replace(&mut self.at, end)..end)
+    }
+}
 
 impl FromIterator<(HeaderName, HeaderValue)> for StoredFields {
     fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(lines: I) -> StoredFields {
-        StoredFields(lines.into_iter().collect())
+        // Room for most; what is left of it is given back.
+        let (mut block, mut count) = (Vec::with_capacity(256), 0_u16);
+        block.put_u16_le(count);
+        for line in lines.into_iter().take(MOST) {
+            let (name, value) = &line;
+            count += 1;
+            match COMMON.share(&line) {
+                CommonPart::Line(number) => {
+                    block.put_u16_le(number);
+                    continue;
+                }
+                CommonPart::Name(number) => block.put_u16_le(LINES as u16 + number),
+                CommonPart::Nothing => {
+                    block.put_u16_le(SPELLED);
+                    // `http` allows no longer one.
+                    block.put_u16_le(name.as_str().len() as u16);
+                    block.put_slice(name.as_str().as_bytes());
+                }
+            }
+            // Heads are far shorter.
+            block.put_u32_le(value.len() as u32);
+            block.put_slice(value.as_bytes());
+        }
+        block[..COUNT].copy_from_slice(&count.to_le_bytes());
+        StoredFields(if count == 0 { Bytes::new() } else { block.into_boxed_slice().into() })
     }
 }
 
@@ -77,6 +172,18 @@ impl From<HeaderMap> for StoredFields {
     }
 }
 
+impl PartialEq for StoredFields {
+    fn eq(&self, other: &StoredFields) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl fmt::Debug for StoredFields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,11 +191,38 @@ mod tests {
 
     #[test]
     fn stored_fields_are_the_fields_of_the_response() {
-        let response = fields(&[("vary", "a"), ("x-own", "1"), ("vary", "b"), ("etag", "\"x\""), ("x-own", "")]);
+        let long = "a".repeat(70_000);
+        let name = format!("x-{}", "n".repeat(1000));
+        let response = fields(&[
+            ("vary", "a"),
+            ("x-own", "1"),
+            ("vary", "b"),
+            ("etag", "\"x\""),
+            ("x-own", ""),
+            ("link", &long),
+            (&name, "ä"),
+        ]);
         let stored = StoredFields::from(response.clone());
-        assert_eq!((stored.len(), stored.is_empty()), (5, false));
+        assert_eq!((stored.len(), stored.is_empty()), (7, false));
         assert_eq!(stored.to_map(0), response);
-        assert_eq!(stored.compact(), stored);
+        assert_eq!(stored.get(&HeaderName::from_static("link")).unwrap(), long);
+        assert_eq!(stored, StoredFields::from(response));
+        let none = StoredFields::from(HeaderMap::new());
+        assert_eq!((none.len(), none.is_empty(), none.iter().next()), (0, true, None));
+        assert_ne!(stored, none);
+    }
+
+    #[test]
+    fn values_of_their_own_are_slices_of_one_allocation() {
+        let lines = ["\"1\"", "\"2\""].map(|value| {
+            let name = HeaderName::from_static("etag");
+            (name, HeaderValue::try_from(format!("{value}{}", "x".repeat(300))).unwrap())
+        });
+        let stored: StoredFields = lines.iter().cloned().collect();
+        for (kept, (_, sent)) in stored.iter().zip(lines) {
+            assert_eq!(kept.1, sent);
+            assert!(stored.0.as_ptr_range().contains(&kept.1.as_bytes().as_ptr()));
+        }
     }
 
     #[test]

@@ -80,18 +80,19 @@ pub fn kept(
     }
     let lifetime = Duration::from_secs(ttl.as_secs());
     let freshness = Freshness {
-        request_time,
-        initial_age: freshness::initial_age(answer, request_time, response_time),
+        request_time: request_time.into(),
+        initial_age: freshness::initial_age(answer, request_time, response_time).into(),
         // Whatever failed since: a verdict whose time is over says nothing.
         never_stale: true,
         ..Freshness::with_lifetime(lifetime, LifetimeSource::FamilyOverride, response_time)
     };
-    if freshness.age(response_time) < freshness.lifetime { Ok(freshness) } else { Err(Reason::StaleAtOnce) }
+    if freshness.age(response_time) < lifetime { Ok(freshness) } else { Err(Reason::StaleAtOnce) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::freshness::Seconds;
     use crate::http::sample::{Fields, fields};
 
     const TTL: Duration = Duration::from_secs(5);
@@ -100,7 +101,8 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let mut answer = fields(lines);
         reduce(&mut answer);
-        kept(StatusCode::from_u16(status).unwrap(), &answer, TTL, (now, now)).map(|freshness| freshness.lifetime)
+        kept(StatusCode::from_u16(status).unwrap(), &answer, TTL, (now, now))
+            .map(|freshness| freshness.lifetime.duration())
     }
 
     #[test]
@@ -128,6 +130,6 @@ mod tests {
     fn a_verdict_is_never_stale() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let freshness = kept(StatusCode::OK, &HeaderMap::new(), TTL, (now, now)).unwrap();
-        assert!(freshness.never_stale && freshness.stale_if_unreachable.is_zero());
+        assert!(freshness.never_stale && freshness.stale_if_unreachable == Seconds::default());
     }
 }

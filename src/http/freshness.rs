@@ -14,6 +14,10 @@ use super::demands::Demands;
 use super::targeted::{Authority, Effective};
 use crate::words::reasons;
 
+mod compact;
+
+pub use compact::{Seconds, Timestamp};
+
 /// Source of a lifetime, for `explain` and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LifetimeSource {
@@ -91,25 +95,25 @@ impl LifetimeSource {
 pub struct Freshness {
     /// When the request for the response was sent (RFC 9111 §4.2.3 `request_time`). Of two responses, the one with
     /// the later request is more recent, whichever arrived first.
-    pub request_time: SystemTime,
+    pub request_time: Timestamp,
     /// When the response was received (RFC 9111 §4.2.3 `response_time`).
-    pub response_time: SystemTime,
-    /// `corrected_initial_age` (§4.2.3), whole seconds.
-    pub initial_age: Duration,
-    /// `freshness_lifetime` (§4.2.1), whole seconds.
-    pub lifetime: Duration,
+    pub response_time: Timestamp,
+    /// `corrected_initial_age` (§4.2.3).
+    pub initial_age: Seconds,
+    /// `freshness_lifetime` (§4.2.1).
+    pub lifetime: Seconds,
     pub source: LifetimeSource,
     /// `no-cache`, or the family's `revalidate = "always"`: never served without successful validation (§5.2.2.4).
     pub always_validate: bool,
     /// Never served stale: `must-revalidate`, `proxy-revalidate`, `s-maxage` (§4.2.4).
     pub never_stale: bool,
     /// May be served stale this long while it is being revalidated (RFC 5861 §3).
-    pub stale_while_revalidate: Duration,
+    pub stale_while_revalidate: Seconds,
     /// May be served stale this long when revalidation fails (RFC 5861 §4).
-    pub stale_if_error: Duration,
+    pub stale_if_error: Seconds,
     /// May be served stale this long while upstream does not respond (§4.2.4), if it is still stored: no entry is
     /// stored longer for this alone.
-    pub stale_if_unreachable: Duration,
+    pub stale_if_unreachable: Seconds,
 }
 
 /// How a stored response may be used now, judged by time.
@@ -194,29 +198,28 @@ impl Freshness {
     /// never served stale without the client's consent.
     pub fn with_lifetime(lifetime: Duration, source: LifetimeSource, now: SystemTime) -> Freshness {
         Freshness {
-            request_time: now,
-            response_time: now,
-            initial_age: Duration::ZERO,
-            lifetime,
+            request_time: now.into(),
+            response_time: now.into(),
+            initial_age: Seconds::default(),
+            lifetime: lifetime.into(),
             source,
             always_validate: false,
             never_stale: false,
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            stale_if_unreachable: Duration::ZERO,
+            stale_while_revalidate: Seconds::default(),
+            stale_if_error: Seconds::default(),
+            stale_if_unreachable: Seconds::default(),
         }
     }
 
     /// `current_age` (§4.2.3). A clock that was set back adds nothing.
     pub fn age(&self, now: SystemTime) -> Duration {
-        let resident = now.duration_since(self.response_time).unwrap_or_default();
-        self.initial_age.saturating_add(resident)
+        self.initial_age.duration() + self.response_time.until(now.into())
     }
 
     /// Remaining freshness in seconds, rounded up; negative when stale, so that the sign suffices.
     pub fn ttl(&self, now: SystemTime) -> i64 {
         let whole = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-        let left = whole(self.lifetime) - whole(self.age(now));
+        let left = whole(self.lifetime.duration()) - whole(self.age(now));
         // Fresh means `lifetime > age` (§4.2), so with nothing left the response is stale.
         if left > 0 { left } else { left.saturating_sub(1) }
     }
@@ -256,7 +259,7 @@ impl Freshness {
     }
 
     fn reuse_stale(&self, ttl: i64, now: SystemTime, demands: &Demands) -> Reuse {
-        let is_revalidating = self.is_within(self.stale_while_revalidate, now);
+        let is_revalidating = self.is_within(self.stale_while_revalidate.duration(), now);
         let demands_fresh = self.demands_fresh(demands, now);
         if self.never_stale {
             // §4.2.4: neither client nor configuration can override it.
@@ -297,7 +300,7 @@ impl Freshness {
             return Some(ValidationReason::RequestMaxAge);
         }
         // §5.2.1.3: the lifetime is at least the age plus min-fresh.
-        let outlives = |period: Duration| self.lifetime >= self.age(now).saturating_add(period);
+        let outlives = |period: Duration| self.lifetime.duration() >= self.age(now).saturating_add(period);
         demands.min_fresh.is_some_and(|period| !outlives(period)).then_some(ValidationReason::RequestMinFresh)
     }
 
@@ -314,16 +317,16 @@ impl Freshness {
     /// How long to store the entry: until it is neither fresh nor servable stale and, with a validator, longer for
     /// validation: as long again as its lifetime, but ten minutes to an hour. At least a second.
     pub fn keep_for(&self, now: SystemTime, has_validator: bool) -> Duration {
-        let stale = self.stale_while_revalidate.max(self.stale_if_error);
-        let (shortest, longest) = VALIDATION_PERIOD;
-        let validation = if has_validator { self.lifetime.clamp(shortest, longest) } else { Duration::ZERO };
-        let whole = self.lifetime.saturating_add(stale).saturating_add(validation);
+        let stale = self.stale_while_revalidate.max(self.stale_if_error).duration();
+        let (lifetime, (shortest, longest)) = (self.lifetime.duration(), VALIDATION_PERIOD);
+        let validation = if has_validator { lifetime.clamp(shortest, longest) } else { Duration::ZERO };
+        let whole = lifetime + stale + validation;
         whole.saturating_sub(self.age(now)).max(SHORTEST_KEEP)
     }
 
     /// Whether it has been stale for less than `period`, and may be served stale (§4.2.4).
     fn is_within(&self, period: Duration, now: SystemTime) -> bool {
-        !self.never_stale && self.age(now) < self.lifetime.saturating_add(period)
+        !self.never_stale && self.age(now) < self.lifetime.duration().saturating_add(period)
     }
 }
 

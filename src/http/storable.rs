@@ -346,13 +346,13 @@ impl Considered<'_> {
         let period = |stated: Option<u64>, family: Option<Duration>| {
             let stated = stated.map(Duration::from_secs);
             let period = if terms.overruled { family.or(stated) } else { stated.or(family) };
-            period.filter(|_| !always_validate && !never_stale).unwrap_or_default()
+            period.filter(|_| !always_validate && !never_stale).unwrap_or_default().into()
         };
         Freshness {
-            request_time,
-            response_time,
-            initial_age: freshness::initial_age(headers, request_time, response_time),
-            lifetime: terms.lifetime,
+            request_time: request_time.into(),
+            response_time: response_time.into(),
+            initial_age: freshness::initial_age(headers, request_time, response_time).into(),
+            lifetime: terms.lifetime.into(),
             source: terms.source,
             always_validate,
             never_stale,
@@ -366,7 +366,7 @@ impl Considered<'_> {
     fn is_of_use(&self, freshness: &Freshness) -> bool {
         let now = self.response.response_time;
         let stale = freshness.stale_while_revalidate.max(freshness.stale_if_error);
-        let is_servable = freshness.age(now) < freshness.lifetime.saturating_add(stale);
+        let is_servable = freshness.age(now) < freshness.lifetime.duration() + stale.duration();
         (is_servable && !freshness.always_validate)
             || validation::has_validator(self.response.headers)
             // Responses that are not stored are not shared either.

@@ -1,9 +1,9 @@
 //! Where marks are stored: one for each tag that is *held*, and a table of hashed slots for all others.
 //!
-//! An entry in memory and a fetch hold the tags that they carry. A held tag has a [`Mark`] of its own, which readers reach
-//! without a lock or a lookup. An invalidation of a tag that is not held raises the slot that the tag is hashed to, and so
+//! An entry in memory and a fetch hold the tags that they carry. A held tag has a mark of its own, which readers reach by its
+//! number, without a lock or a lookup. An invalidation of a tag that is not held raises the slot that the tag is hashed to, and so
 //! invalidates all other tags there that are not held. The first hold of a tag copies the slot to the mark; the last release
-//! raises the slot to the mark.
+//! raises the slot to the mark, whose number is then free for another tag.
 //!
 //! # Why nothing is lost
 //!
@@ -14,8 +14,8 @@
 //!   shard, one after the other.
 //! - An invalidation finds the place and raises it in one such step. A hold or a release before it has moved the place, and
 //!   the invalidation finds the new one; a hold or a release after it moves the raised value.
-//! - A release that is not the last leaves the mark where it is. Of several releases that may be the last, the first under the
-//!   lock moves the value, and only if the tag was not held again.
+//! - A release that is not the last leaves the mark where it is.
+//! - A mark is read only by those that hold its tag, so that none of them reads the mark of the tag that has its number next.
 //! - Slots only rise, and a mark begins with the value of its slot. The only step down, [`HeldMarks::confirm`], sets what Redis
 //!   has said.
 //! - A new epoch wipes a shard's marks and slots in one step, so values moved before and after are wiped.
@@ -25,103 +25,148 @@
 //! fetch holds its request's tags before it reads its stamp, and their slots are no higher than that stamp. So this concerns only
 //! the tags that its response alone names, and those only for as long as the fetch takes.
 //!
-//! Slots are chosen by a hash with a random key, so clients cannot work out which tags share a slot.
+//! Tags are told apart by a hash of 128 bits with a random key, so that clients cannot work out which tags share a slot, and equal
+//! hashes mean equal tags.
 //!
 //! L1 has no floor beside the marks. Where invalidations may have been missed, all marks are raised; they go down again tag by
 //! tag, as Redis says what the marks of an entry are.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
+use siphasher::sip128::SipHasher13;
+use smallvec::SmallVec;
 
+use super::Sequence;
+use super::mark_table::MarkTable;
 use super::soft::Pair;
-use super::{Sequence, Tag};
 
 /// The highest number of locks.
-const SHARDS: usize = 64;
+const SHARDS: u32 = 64;
 
-/// A tag is held for as long as this exists.
-pub struct HeldTag(Arc<Mark>);
-
-/// The marks of one tag.
-pub(super) struct Mark {
-    tag: Tag,
-    pub hard: AtomicU64,
-    pub soft: Pair,
-    /// Rises from zero under the shard's lock only.
-    holders: AtomicUsize,
-    shard: Arc<Shard>,
-    hash: u64,
+/// Tags are held for as long as this exists.
+#[derive(Default)]
+pub struct HeldTags {
+    /// `None`: there are no tags.
+    registry: Option<Arc<HeldMarks>>,
+    marks: SmallVec<[MarkNumber; 4]>,
 }
+
+/// The number of a mark: its shard, and its number there.
+#[derive(Clone, Copy)]
+pub(super) struct MarkNumber(u32);
 
 /// The places of all tags.
 pub(super) struct HeldMarks {
-    shards: Box<[Arc<Shard>]>,
-    keys: RandomState,
+    shards: Box<[Shard]>,
+    hasher: SipHasher13,
 }
 
-struct Shard(Mutex<ShardMarks>);
+struct Shard {
+    places: Mutex<ShardMarks>,
+    marks: MarkTable,
+}
 
 struct ShardMarks {
-    held: HashTable<Arc<Mark>>,
+    /// The marks of the tags that are held.
+    held: HashTable<u32>,
+    /// The tag of each mark.
+    owners: Vec<MarkOwner>,
+    /// The marks without a tag. They and their owners stay, 32 bytes each: as many as were held at one time are held again.
+    free: Vec<u32>,
     slots: Box<[Sequence]>,
 }
+
+/// The tag of a mark.
+struct MarkOwner {
+    tag: TagHash,
+    /// Zero: the mark is free.
+    holders: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct TagHash([u64; 2]);
 
 impl HeldMarks {
     /// No tag is held. `slots`: rounded up to a power of two, eight bytes each.
     pub fn new(slots: usize) -> HeldMarks {
         let slots = slots.clamp(1, 1 << 30).next_power_of_two();
-        let shards = SHARDS.min(slots);
-        let places = || ShardMarks { held: HashTable::new(), slots: vec![0; slots / shards].into() };
-        let shards = (0..shards).map(|_| Arc::new(Shard(Mutex::new(places())))).collect();
-        HeldMarks { shards, keys: RandomState::new() }
+        let shards = slots.min(SHARDS as usize);
+        let shard = || Shard {
+            places: Mutex::new(ShardMarks {
+                held: HashTable::new(),
+                owners: Vec::new(),
+                free: Vec::new(),
+                slots: vec![0; slots / shards].into(),
+            }),
+            marks: MarkTable::default(),
+        };
+        let shards = (0..shards).map(|_| shard()).collect();
+        HeldMarks { shards, hasher: SipHasher13::new_with_keys(rand::random(), rand::random()) }
     }
 
     /// Holds a tag: its place is a mark from now on.
-    pub fn hold(&self, tag: &Tag) -> HeldTag {
-        let (shard, hash) = self.place(tag);
+    pub fn hold_one(&self, tag: &str) -> MarkNumber {
+        let (number, shard, tag) = self.place(tag);
         let mut places = shard.lock();
-        if let Some(mark) = places.held(hash, tag) {
-            mark.holders.fetch_add(1, SeqCst);
-            return HeldTag(Arc::clone(mark));
+        let mark = match places.held(tag) {
+            Some(mark) => mark,
+            None => places.begin(tag, &shard.marks),
+        };
+        places.owners[mark as usize].holders += 1;
+        MarkNumber::new(number, mark)
+    }
+
+    /// Holds these tags.
+    pub fn hold<T: AsRef<str>>(self: &Arc<Self>, tags: impl Iterator<Item = T>) -> HeldTags {
+        let marks: SmallVec<_> = tags.map(|tag| self.hold_one(tag.as_ref())).collect();
+        HeldTags { registry: (!marks.is_empty()).then(|| Arc::clone(self)), marks }
+    }
+
+    /// Ends one hold. After the last, the slot of the tag is its place.
+    fn release(&self, number: MarkNumber) {
+        let (shard, mark) = (&self.shards[number.shard()], number.in_shard());
+        let mut places = shard.lock();
+        let owner = &mut places.owners[mark as usize];
+        owner.holders -= 1;
+        if owner.holders == 0 {
+            places.end(mark, &shard.marks);
         }
-        let mark = Arc::new(Mark {
-            tag: tag.clone(),
-            hard: AtomicU64::new(*places.slot(hash)),
-            soft: Pair::default(),
-            holders: AtomicUsize::new(1),
-            shard: Arc::clone(shard),
-            hash,
-        });
-        places.held.insert_unique(hash, Arc::clone(&mark), |mark| mark.hash);
-        HeldTag(mark)
+    }
+
+    /// The hard mark of a tag that is held.
+    pub fn hard(&self, number: MarkNumber) -> &AtomicU64 {
+        self.shards[number.shard()].marks.hard(number.in_shard())
+    }
+
+    /// The soft mark of a tag that is held; `None` if there was none.
+    pub fn soft(&self, number: MarkNumber) -> Option<&Pair> {
+        self.shards[number.shard()].marks.soft(number.in_shard())
     }
 
     /// Invalidates a tag.
-    pub fn invalidate(&self, tag: &Tag, sequence: Sequence) {
-        let (shard, hash) = self.place(tag);
+    pub fn invalidate(&self, tag: &str, sequence: Sequence) {
+        let (_, shard, tag) = self.place(tag);
         let mut places = shard.lock();
-        if let Some(mark) = places.held(hash, tag) {
-            mark.hard.fetch_max(sequence, SeqCst);
-        } else {
-            places.raise(hash, sequence);
+        match places.held(tag) {
+            Some(mark) => drop(shard.marks.hard(mark).fetch_max(sequence, SeqCst)),
+            None => places.raise(tag, sequence),
         }
     }
 
     /// Soft-invalidates a tag. `end` of its grace, and `now`, by the same clock. A slot cannot store a grace: a tag that is not held
     /// is invalidated at once. True if it is held.
-    pub fn soft_invalidate(&self, tag: &Tag, sequence: Sequence, end: u64, now: u64) -> bool {
-        let (shard, hash) = self.place(tag);
+    pub fn soft_invalidate(&self, tag: &str, sequence: Sequence, end: u64, now: u64) -> bool {
+        let (_, shard, tag) = self.place(tag);
         let mut places = shard.lock();
-        if let Some(mark) = places.held(hash, tag) {
-            mark.soft.add(sequence, end, now, &mark.hard);
-            return true;
+        let held = places.held(tag);
+        match held {
+            Some(mark) => shard.marks.soft_to_set(mark).add(sequence, end, now, shard.marks.hard(mark)),
+            None => places.raise(tag, sequence),
         }
-        places.raise(hash, sequence);
-        false
+        held.is_some()
     }
 
     /// Invalidates all tags.
@@ -129,7 +174,7 @@ impl HeldMarks {
         for shard in &self.shards {
             let mut places = shard.lock();
             for mark in &places.held {
-                mark.hard.fetch_max(sequence, SeqCst);
+                shard.marks.hard(*mark).fetch_max(sequence, SeqCst);
             }
             places.slots.iter_mut().for_each(|slot| *slot = sequence.max(*slot));
         }
@@ -140,8 +185,7 @@ impl HeldMarks {
         for shard in &self.shards {
             let mut places = shard.lock();
             for mark in &places.held {
-                mark.soft.set(0, 0);
-                mark.hard.store(sequence, SeqCst);
+                shard.marks.set(*mark, sequence);
             }
             places.slots.fill(sequence);
         }
@@ -149,23 +193,24 @@ impl HeldMarks {
 
     /// Lowers a mark to `newest`: Redis, which knows all invalidations up to `known`, says that none after `newest` was of this tag.
     /// `is_valid` is called under the lock: whether that is of the current epoch.
-    pub fn confirm(held: &HeldTag, known: Sequence, newest: Sequence, is_valid: impl Fn() -> bool) {
-        let mark = &held.0;
-        let _places = mark.shard.lock();
-        let hard = mark.hard.load(SeqCst);
+    pub fn confirm(&self, number: MarkNumber, known: Sequence, newest: Sequence, is_valid: impl Fn() -> bool) {
+        let shard = &self.shards[number.shard()];
+        let _places = shard.lock();
+        let mark = shard.marks.hard(number.in_shard());
+        let hard = mark.load(SeqCst);
         // Whatever raises it holds the lock.
         if is_valid() && newest < hard && hard <= known {
-            mark.hard.store(newest, SeqCst);
+            mark.store(newest, SeqCst);
         }
     }
 
     /// The latest hard and soft invalidation of a tag, as far as its place shows.
-    pub fn latest(&self, tag: &Tag) -> [Sequence; 2] {
-        let (shard, hash) = self.place(tag);
+    pub fn latest(&self, tag: &str) -> [Sequence; 2] {
+        let (_, shard, tag) = self.place(tag);
         let mut places = shard.lock();
-        match places.held(hash, tag) {
-            Some(mark) => [mark.hard.load(SeqCst), mark.soft.sequence()],
-            None => [*places.slot(hash), 0],
+        match places.held(tag) {
+            Some(mark) => shard.marks.latest(mark),
+            None => [*places.slot(tag), 0],
         }
     }
 
@@ -174,72 +219,111 @@ impl HeldMarks {
         self.shards.iter().map(|shard| shard.lock().held.len()).sum()
     }
 
-    /// The shard of a tag, and the tag's hash, which places it there.
-    fn place(&self, tag: &Tag) -> (&Arc<Shard>, u64) {
-        let hash = self.keys.hash_one(tag);
-        // The table uses the topmost and the lowest bits.
-        (&self.shards[(hash >> 32) as usize % self.shards.len()], hash)
+    /// The shard of a tag with its number, and the tag's hash, which places it there.
+    fn place(&self, tag: &str) -> (usize, &Shard, TagHash) {
+        let hash = self.hasher.hash(tag.as_bytes());
+        let number = hash.h2 as usize % self.shards.len();
+        (number, &self.shards[number], TagHash([hash.h1, hash.h2]))
     }
 }
 
 impl Shard {
     fn lock(&self) -> MutexGuard<'_, ShardMarks> {
         // No code panics between two changes that belong together.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Moves the value of a mark to its slot, unless the tag is held again.
-    fn release(&self, mark: &Arc<Mark>) {
-        let mut places = self.lock();
-        let Ok(there) = places.held.find_entry(mark.hash, |there| Arc::ptr_eq(there, mark)) else { return };
-        if mark.holders.load(SeqCst) > 0 {
-            return;
-        }
-        there.remove();
-        places.raise(mark.hash, mark.hard.load(SeqCst).max(mark.soft.sequence()));
-        // A peak of held tags should not take memory for ever.
-        if places.held.len() < places.held.capacity() / 8 {
-            let room = places.held.len() * 2;
-            places.held.shrink_to(room, |mark| mark.hash);
-        }
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ShardMarks {
-    /// The mark of a tag with this hash, if it is held.
-    fn held(&self, hash: u64, tag: &Tag) -> Option<&Arc<Mark>> {
-        self.held.find(hash, |mark| mark.tag == *tag)
+    /// The mark of a tag, if the tag is held.
+    fn held(&self, tag: TagHash) -> Option<u32> {
+        self.held.find(tag.0[0], |mark| self.owners[*mark as usize].tag == tag).copied()
     }
 
-    fn slot(&mut self, hash: u64) -> &mut Sequence {
+    /// A mark for a tag that is not held, with the value of the tag's slot.
+    fn begin(&mut self, tag: TagHash, marks: &MarkTable) -> u32 {
+        let mark = self.free.pop().unwrap_or(self.owners.len() as u32);
+        let owner = MarkOwner { tag, holders: 0 };
+        match self.owners.get_mut(mark as usize) {
+            Some(free) => *free = owner,
+            None => self.owners.push(owner),
+        }
+        marks.set(mark, *self.slot(tag));
+        let owners = &self.owners;
+        self.held.insert_unique(tag.0[0], mark, |mark| owners[*mark as usize].tag.0[0]);
+        mark
+    }
+
+    /// Moves the value of a mark to the slot of its tag.
+    fn end(&mut self, mark: u32, marks: &MarkTable) {
+        let tag = self.owners[mark as usize].tag;
+        if let Ok(there) = self.held.find_entry(tag.0[0], |there| *there == mark) {
+            there.remove();
+        }
+        let [hard, soft] = marks.latest(mark);
+        self.raise(tag, hard.max(soft));
+        self.free.push(mark);
+        // A peak of held tags should not take memory for ever.
+        if self.held.len() < self.held.capacity() / 8 {
+            let (room, owners) = (self.held.len() * 2, &self.owners);
+            self.held.shrink_to(room, |mark| owners[*mark as usize].tag.0[0]);
+        }
+    }
+
+    fn slot(&mut self, tag: TagHash) -> &mut Sequence {
         let slots = self.slots.len();
         // There are at most 2^30 slots, and as many to each shard.
-        &mut self.slots[hash as usize & (slots - 1)]
+        &mut self.slots[tag.0[0] as usize & (slots - 1)]
     }
 
-    fn raise(&mut self, hash: u64, sequence: Sequence) {
-        let slot = self.slot(hash);
+    fn raise(&mut self, tag: TagHash, sequence: Sequence) {
+        let slot = self.slot(tag);
         *slot = sequence.max(*slot);
     }
 }
 
-impl HeldTag {
-    /// The mark of the tag.
-    pub(super) fn mark(&self) -> &Mark {
-        &self.0
+impl MarkNumber {
+    fn new(shard: usize, in_shard: u32) -> MarkNumber {
+        // No table has more than 2^26 marks.
+        MarkNumber(in_shard * SHARDS + shard as u32)
+    }
+
+    fn shard(self) -> usize {
+        (self.0 % SHARDS) as usize
+    }
+
+    fn in_shard(self) -> u32 {
+        self.0 / SHARDS
     }
 }
 
-impl Drop for HeldTag {
+impl HeldTags {
+    /// The marks of the tags.
+    pub(super) fn marks(&self) -> &[MarkNumber] {
+        &self.marks
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+}
+
+impl Drop for HeldTags {
     fn drop(&mut self) {
-        if self.0.holders.fetch_sub(1, SeqCst) == 1 {
-            self.0.shard.release(&self.0);
+        if let Some(registry) = &self.registry {
+            self.marks.iter().for_each(|mark| registry.release(*mark));
         }
     }
 }
 
-impl fmt::Debug for HeldTag {
+impl fmt::Debug for HeldTags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.tag.fmt(f)
+        write!(f, "{} held tags", self.marks.len())
     }
 }

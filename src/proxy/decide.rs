@@ -425,10 +425,10 @@ pub fn while_slow(request: &CacheRequest, found: &Found, now: SystemTime) -> Opt
 pub fn stale_if_error(freshness: &Freshness, answer: UpstreamAnswer) -> Option<(Duration, &'static str)> {
     match answer {
         Ok(status) => matches!(status.as_u16(), 500 | 502 | 503 | 504)
-            .then_some((freshness.stale_if_error, "stale-if-error, RFC 5861 §4")),
+            .then_some((freshness.stale_if_error.duration(), "stale-if-error, RFC 5861 §4")),
         // A disconnected cache may serve stale responses longer.
         Err(_) => Some((
-            freshness.stale_if_error.max(freshness.stale_if_unreachable),
+            freshness.stale_if_error.max(freshness.stale_if_unreachable).duration(),
             "stale-if-error or the family's stale_if_unreachable, RFC 9111 §4.2.4; while it is still stored",
         )),
     }
@@ -494,7 +494,7 @@ revalidate = "always"
 
     fn freshness(response_time: SystemTime) -> Freshness {
         Freshness {
-            stale_while_revalidate: Duration::from_secs(10),
+            stale_while_revalidate: Duration::from_secs(10).into(),
             ..Freshness::with_lifetime(LIFETIME, LifetimeSource::MaxAge, response_time)
         }
     }
@@ -528,8 +528,8 @@ revalidate = "always"
         let request = CacheRequest::new(live, http, None);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let response = response(freshness(now), &[("etag", "\"a\"")]);
-        let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
-        let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });
+        let (text, tags) = (request.cache_key().text, request.tags().iter());
+        let entry = Arc::new(Entry::new(text, STAMP, tags, Content::Response(response)));
         let found = match stored {
             Stored::Current => Found::Current(entry),
             Stored::Soft => Found::SoftInvalidated(entry),
@@ -603,8 +603,8 @@ revalidate = "always"
         let headers = headers.into();
         let response =
             entry::Response { status, headers, original_fields, body, freshness, for_credentials, consumed };
-        let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
-        let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });
+        let (text, tags) = (request.cache_key().text, request.tags().iter());
+        let entry = Arc::new(Entry::new(text, STAMP, tags, Content::Response(response)));
         let lookup = Lookup::of(Found::Current(entry), request.cache_key(), Some(MarksView::hard(STAMP, 0)));
         let always = MissReason::Stale { ttl: 60, reason: ValidationReason::Always };
         assert_eq!(decide(&request, &lookup, time), Decision::Revalidate(always));
@@ -624,9 +624,12 @@ revalidate = "always"
     fn after_a_failure_a_stale_response_is_served_as_long_as_it_and_the_request_allow() {
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let seconds = Duration::from_secs;
-        let granted =
-            Freshness { stale_if_error: seconds(10), stale_if_unreachable: seconds(100), ..freshness(start) };
-        let longer_on_error = Freshness { stale_if_error: seconds(200), ..granted };
+        let granted = Freshness {
+            stale_if_error: seconds(10).into(),
+            stale_if_unreachable: seconds(100).into(),
+            ..freshness(start)
+        };
+        let longer_on_error = Freshness { stale_if_error: seconds(200).into(), ..granted };
         let never_stale = Freshness { never_stale: true, ..granted };
         let (error, no_answer) = (Ok(StatusCode::SERVICE_UNAVAILABLE), Err(UpstreamError::Timeout));
         for (freshness, age, answer, control, is_served) in [
@@ -648,10 +651,8 @@ revalidate = "always"
             assert_eq!(reason, expected, "{answer:?} after {age} s, {control:?}");
         }
         // While upstream is slow, a stale response is served as if upstream gave no answer.
-        let entry = |freshness| {
-            let (text, tags, content) = ("".into(), Arc::from([]), Content::Response(response(freshness, &[])));
-            Arc::new(Entry { text, stamp: STAMP, tags, content })
-        };
+        let entry =
+            |freshness| Arc::new(Entry::new("", STAMP, [""; 0], Content::Response(response(freshness, &[]))));
         for (found, age, is_served) in [
             (Found::Current(entry(granted)), 70, true),
             (Found::Current(entry(granted)), 160, false),
@@ -678,14 +679,7 @@ revalidate = "always"
             (&[date], false, false),
         ] {
             let response = response(freshness(SystemTime::UNIX_EPOCH), values);
-            let entry = |content| {
-                Arc::new(Entry {
-                    text: "".into(),
-                    stamp: STAMP,
-                    tags: Arc::from([]),
-                    content: Content::Response(content),
-                })
-            };
+            let entry = |content| Arc::new(Entry::new("", STAMP, [""; 0], Content::Response(content)));
             let (live, http) = request("GET", "/things", &[]);
             let request = CacheRequest::new(live, http, None);
             let current = may_validate(&request, &Found::Current(entry(response.clone())), &response);

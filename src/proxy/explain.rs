@@ -202,7 +202,7 @@ impl<'c> Explainer<'c> {
         let (memory, primary) = (cache.memory(), self.cache_key());
         match memory.varies_on(&primary) {
             Some(index) => {
-                let on = index.entry.vary_index().map_or(&[][..], |variants| &variants.on);
+                let on = index.vary_index().map_or(&[][..], |variants| &variants.on);
                 memory.hits(primary.variant(on, &self.request.client_request.headers).hash)
             }
             None => memory.hits(primary.hash),
@@ -503,9 +503,9 @@ impl<'c> Explainer<'c> {
 
     /// The same if this response is stored and no write has invalidated it.
     fn decide_on(&self, stored: entry::Response, now: SystemTime) -> DecisionExplanation {
-        let (text, tags) = (self.cache_key().text.into(), Arc::clone(self.request.tags()));
+        let (text, tags) = (self.cache_key().text, self.request.tags().iter());
         let stamp = Stamp { epoch: Epoch(1), sequence: 1 };
-        let entry = Entry { text, stamp, tags, content: Content::Response(stored) };
+        let entry = Entry::new(text, stamp, tags, Content::Response(stored));
         let found = Found::Current(Arc::new(entry));
         let lookup = Lookup::of(found, self.cache_key(), Some(MarksView::hard(stamp, 0)));
         self.explained(self.decide(&lookup, now), &lookup)
@@ -560,15 +560,15 @@ impl<'c> Explainer<'c> {
             Allowance::of(freshness, revalidate, period, allowed)
         };
         ReuseTerms {
-            lifetime: freshness.lifetime.as_secs(),
-            initial_age: freshness.initial_age.as_secs(),
+            lifetime: freshness.lifetime.duration().as_secs(),
+            initial_age: freshness.initial_age.duration().as_secs(),
             lifetime_from: freshness.source.explanation().to_owned(),
             for_credentials: stored.for_credentials,
             credentials: self.credentials(stored.for_credentials).to_owned(),
             stale_while_revalidate: Allowance::of(
                 freshness,
                 revalidate,
-                freshness.stale_while_revalidate,
+                freshness.stale_while_revalidate.duration(),
                 "stale-while-revalidate, RFC 5861 §3",
             ),
             stale_if_error: after(Ok(StatusCode::BAD_GATEWAY)),

@@ -223,7 +223,7 @@ async fn follow(
             let is_ours = *entry.text == primary.variant(varies_on, &request.client_request.headers).text
                 && entry.response().is_some_and(|response| request.is_answered_by(response, running.cache.now()));
             // Its response may have named groups of its own.
-            if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
+            if !is_ours || !running.cache.is_current(&entry.tags.to_vec(), entry.stamp).await {
                 return Err(Retry::Alone);
             }
             from_entry(running, request, miss, &outcome, true).await.ok_or(Retry::Alone)?
@@ -247,7 +247,7 @@ async fn follow(
 /// Whether the entry of another request's fetch answers this request. The response may have named groups of its own, so that it
 /// has to be current.
 async fn is_ours(running: &Running, lookup: &Lookup, entry: &Entry) -> bool {
-    *entry.text == *lookup.cache_key.text && running.cache.is_current(&entry.tags, entry.stamp).await
+    *entry.text == *lookup.cache_key.text && running.cache.is_current(&entry.tags.to_vec(), entry.stamp).await
 }
 
 /// The answer to a follower of a fetch that failed: what it found stored, if that may be served; else how upstream failed.

@@ -193,8 +193,8 @@ where
     let Some((entry, stored)) = lookup.entry().and_then(|entry| Some((entry, entry.response()?))) else {
         return Err((request, Ask::Fetch(MissReason::NotStored)));
     };
-    if let Hold::Resident(resident) = &lookup.hold {
-        resident.count_hit();
+    if let Hold::Entry(entry) = &lookup.hold {
+        entry.count_hit();
     }
     if request.is_counted() {
         refresh::count(running, &request, lookup);

@@ -183,8 +183,8 @@ fn known(
     vary_index: Option<&Entry>,
     view: Option<MarksView>,
 ) -> Option<KnownVariants> {
-    let resident = running.cache.memory().varies_on(primary);
-    let mut indexes = resident.as_ref().map(|resident| &*resident.entry).into_iter().chain(vary_index);
+    let in_memory = running.cache.memory().varies_on(primary);
+    let mut indexes = in_memory.as_deref().into_iter().chain(vary_index);
     let now = running.cache.now();
     indexes.find_map(|vary_index| {
         let variants = vary_index.vary_index().filter(|variants| variants.kept_until(now) > now)?.clone();
@@ -330,18 +330,18 @@ impl CompleteResponse<'_> {
         let known = known(running, primary, vary_index, view);
         let named = named(&response);
         let Ok(on) = selecting_fields(known.as_ref(), response.is_error(), named.clone()) else {
-            let text = primary.variant(&named, &request.client_request.headers).text.into();
-            let entry = Entry { text, stamp, tags, content: Content::Response(response) };
+            let text = primary.variant(&named, &request.client_request.headers).text;
+            let entry = Entry::new(text, stamp, tags.iter(), Content::Response(response));
             return (Arc::new(entry), StoredEntries::default());
         };
         let place = place(running, request, primary.hash, &response);
         let (label, keep) = (place.label.clone(), place.keep);
-        let put = |text: &str, tags, content, hash, keep| {
+        let put = |text: &str, tags: &[Tag], content, hash, keep| {
             let place = Placement { hash, keep, ..place.clone() };
-            (running.cache.store_in_memory(Entry { text: text.into(), stamp, tags, content }, &place), place)
+            (running.cache.store_in_memory(Entry::new(text, stamp, tags, content), &place), place)
         };
         if on.is_empty() {
-            let kept = put(&primary.text, tags, Content::Response(response), primary.hash, keep);
+            let kept = put(&primary.text, &tags, Content::Response(response), primary.hash, keep);
             note_story(running, request, primary, (&kept.0, primary.hash), view);
             return (Arc::clone(&kept.0), StoredEntries { entries: vec![kept], ..StoredEntries::default() });
         }
@@ -353,9 +353,8 @@ impl CompleteResponse<'_> {
         // The index lives as long as the longest-lived variant: without it no variant is found. It has none of the groups of one
         // variant, so that a write to such a group leaves the others.
         let longest = variants.kept_until(now).duration_since(now).map_or(keep, |longest| longest.max(keep));
-        let vary_index =
-            put(&primary.text, Arc::clone(request.tags()), Content::VaryIndex(variants), primary.hash, longest);
-        let stored = put(&variant.text, tags, Content::Response(response), variant.hash, keep);
+        let vary_index = put(&primary.text, request.tags(), Content::VaryIndex(variants), primary.hash, longest);
+        let stored = put(&variant.text, &tags, Content::Response(response), variant.hash, keep);
         note_story(running, request, primary, (&stored.0, variant.hash), view);
         let surplus = surplus.iter().map(|variant| primary.with_suffix(&variant.suffix)).collect();
         (Arc::clone(&stored.0), StoredEntries { entries: vec![vary_index, stored], surplus, label })

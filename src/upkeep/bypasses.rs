@@ -10,7 +10,6 @@ use std::sync::atomic::{
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::marks::Tag;
 use crate::mutex::lock;
 
 /// Longest bypass.
@@ -72,10 +71,10 @@ impl Bypasses {
     }
 
     /// Whether an entry with these tags is of a family with mixed rules, or below one.
-    pub fn is_mixed(&self, tags: &[Tag]) -> bool {
+    pub fn is_mixed<T: AsRef<str>>(&self, tags: impl IntoIterator<Item = T>) -> bool {
         self.are_any() && {
             let forwarded = lock(&self.forwarded);
-            tags.iter().any(|tag| forwarded.mixed.contains(tag.as_str()))
+            tags.into_iter().any(|tag| forwarded.mixed.contains(tag.as_ref()))
         }
     }
 
@@ -141,6 +140,7 @@ impl Bypasses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::marks::Tag;
 
     fn bypass(family: &str, end: Instant) -> Bypass {
         Bypass { family: family.to_owned(), until: SystemTime::UNIX_EPOCH, end, by: "ops".to_owned() }

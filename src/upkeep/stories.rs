@@ -8,8 +8,9 @@ use std::time::SystemTime;
 
 use quick_cache::sync::Cache;
 
+use crate::entry::StoredTags;
 use crate::key::KeyHash;
-use crate::marks::{Stamp, Tag};
+use crate::marks::Stamp;
 use crate::mutex::lock;
 
 /// Primary keys whose stories are known.
@@ -46,7 +47,7 @@ pub struct StoreEvent {
     /// How often this proxy served from memory what it replaces, and all before it.
     pub hits_before: u32,
     /// What invalidates it.
-    pub tags: Arc<[Tag]>,
+    pub tags: StoredTags,
 }
 
 /// A stored response compared with the one before it.
@@ -75,7 +76,7 @@ pub struct NewEntry<'e> {
     pub stamp: Stamp,
     pub variant: &'e str,
     pub hits_before: u32,
-    pub tags: &'e Arc<[Tag]>,
+    pub tags: &'e StoredTags,
 }
 
 impl Default for Stories {
@@ -127,7 +128,7 @@ impl Stories {
             variant,
             compared,
             hits_before: new.hits_before,
-            tags: Arc::clone(new.tags),
+            tags: new.tags.clone(),
         });
         compared
     }
@@ -146,7 +147,7 @@ impl Stories {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marks::Epoch;
+    use crate::marks::{Epoch, Tag};
 
     fn store(stories: &Stories, key: u64, variant: &str, body: &str, is_invalidated: bool) -> Compared {
         let new = NewEntry {
@@ -156,7 +157,7 @@ mod tests {
             stamp: Stamp { epoch: Epoch(1), sequence: 1 },
             variant,
             hits_before: 0,
-            tags: &[Tag::root()].into(),
+            tags: &StoredTags::of([Tag::root()]),
         };
         stories.stored(KeyHash(key.into()), &new, |_| is_invalidated)
     }

@@ -314,12 +314,8 @@ mod tests {
     #[test]
     fn invalidated_entries_are_removed_and_the_others_counted() {
         let at = |epoch, sequence| Stamp { epoch: Epoch(epoch), sequence };
-        let entry = |stamp| Entry {
-            text: "GET http://h/a".into(),
-            stamp,
-            tags: [Tag::root()].into(),
-            content: Content::VaryIndex(VaryIndex { on: Vec::new(), known: Vec::new() }),
-        };
+        let content = || Content::VaryIndex(VaryIndex::default());
+        let entry = |stamp| Entry::new("GET http://h/a", stamp, [Tag::root()], content());
         let names: FamilyOwners = ["users".to_owned()].into_iter().collect();
         let whole = |stamp| entry(stamp).encode(&Seal::new("", None), "");
         let all = vec![

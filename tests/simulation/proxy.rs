@@ -535,7 +535,7 @@ impl Proxy {
         let headers = &entry.response().expect("only responses are stored").headers;
         let (origin, by) = (headers.get(&ORIGIN), headers.get(&ORIGIN_PROXY));
         let is_elsewhere = by.is_some_and(|by| by.as_bytes() != self.name().as_bytes());
-        let what = match origin.map(HeaderValue::as_bytes) {
+        let what = match origin.as_ref().map(HeaderValue::as_bytes) {
             Some(b"write") if is_elsewhere => "served the response to a write through another proxy",
             Some(b"write") => "served the response to a write",
             Some(b"warming") if is_elsewhere => "served what another proxy warmed",
@@ -578,7 +578,7 @@ impl Proxy {
         let entry = match outcome {
             FetchOutcome::Validated(entry) => entry,
             FetchOutcome::StaleOnError(entry, _) => {
-                let is_current = self.cache.is_current(&entry.tags, entry.stamp).await;
+                let is_current = self.cache.is_current(&entry.tags.to_vec(), entry.stamp).await;
                 return is_current.then(|| Some(value_in(&entry)));
             }
             FetchOutcome::Unshared => return None,
@@ -874,7 +874,6 @@ fn entry(
     headers: HeaderMap,
 ) -> Entry {
     let stamp = stamp.unwrap_or(Stamp { epoch: Epoch(0), sequence: 0 });
-    let tags: Vec<Tag> = read.tags.iter().chain(&read.group).cloned().collect();
     let freshness = Freshness::with_lifetime(Duration::from_secs(60), LifetimeSource::MaxAge, request_time);
     let response = Response {
         status,
@@ -885,7 +884,7 @@ fn entry(
         consumed: false,
         original_fields: None,
     };
-    Entry { text: read.key.text.as_str().into(), stamp, tags: tags.into(), content: Content::Response(response) }
+    Entry::new(read.key.text.as_str(), stamp, read.tags.iter().chain(&read.group), Content::Response(response))
 }
 
 /// What stops the tasks of a process.

@@ -57,8 +57,7 @@ fn fill(cache: &Cache, ids: std::ops::Range<u32>) {
     let stamp = cache.memory().marks.stamp();
     for id in ids {
         let CacheKey { text, hash, .. } = cache_key(id);
-        let entry =
-            Entry { text: text.into(), stamp, tags: tags(id).into(), content: Content::Response(response()) };
+        let entry = Entry::new(text, stamp, tags(id), Content::Response(response()));
         let place =
             Placement { hash, label: format!("user:{id}"), keep: Duration::from_secs(3600), compress_above: None };
         cache.store_in_memory(entry, &place);
@@ -69,7 +68,7 @@ fn fill(cache: &Cache, ids: std::ops::Range<u32>) {
 fn current(cache: &Cache) -> usize {
     let mut count = 0;
     let memory = cache.memory();
-    memory.for_each(|resident| count += usize::from(memory.view_of(resident).is_current(resident.entry.stamp)));
+    memory.for_each(|entry| count += usize::from(memory.view_of(entry).is_current(entry.stamp)));
     count
 }
 

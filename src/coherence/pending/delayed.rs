@@ -160,7 +160,7 @@ mod tests {
             ));
             pending
         };
-        let (held, stamp): (Vec<_>, _) = (marks.hold(&tags), marks.stamp());
+        let (held, stamp) = (marks.hold(&tags), marks.stamp());
         repeating(Some(&marks));
         assert!(marks.view(&held).is_current(stamp), "not yet");
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -33,7 +33,7 @@ fn reuse(freshness: &Freshness, now: SystemTime) -> Reuse {
 
 /// Whether it may be served after an error status.
 fn is_usable_after_error(freshness: &Freshness, now: SystemTime) -> bool {
-    freshness.is_usable_after_failure(freshness.stale_if_error, now, &Demands::default())
+    freshness.is_usable_after_failure(freshness.stale_if_error.into(), now, &Demands::default())
 }
 
 fn expired(ttl: i64) -> Reuse {
@@ -130,7 +130,7 @@ fn age_begins_with_the_older_of_age_and_date() {
 
 #[test]
 fn a_response_is_fresh_until_its_age_reaches_its_lifetime() {
-    let freshness = Freshness { initial_age: seconds(10), ..plain(60) };
+    let freshness = Freshness { initial_age: seconds(10).into(), ..plain(60) };
     let rows =
         [(0, Reuse::Fresh { ttl: 50 }), (49, Reuse::Fresh { ttl: 1 }), (50, expired(-1)), (59, expired(-10))];
     for (elapsed, expected) in rows {
@@ -143,7 +143,7 @@ fn a_response_is_fresh_until_its_age_reaches_its_lifetime() {
 
 #[test]
 fn a_clock_that_goes_backwards_adds_no_age() {
-    let freshness = Freshness { initial_age: seconds(10), ..plain(60) };
+    let freshness = Freshness { initial_age: seconds(10).into(), ..plain(60) };
     assert_eq!(freshness.age(at(NOW - 1000)), seconds(10));
     assert_eq!(freshness.age(UNIX_EPOCH), seconds(10));
 }
@@ -151,13 +151,13 @@ fn a_clock_that_goes_backwards_adds_no_age() {
 #[test]
 fn rfc_5861_examples() {
     // §3.1: max-age=600, stale-while-revalidate=30
-    let revalidating = Freshness { stale_while_revalidate: seconds(30), ..plain(600) };
+    let revalidating = Freshness { stale_while_revalidate: seconds(30).into(), ..plain(600) };
     assert_eq!(reuse(&revalidating, at(NOW + 599)), Reuse::Fresh { ttl: 1 });
     assert_eq!(reuse(&revalidating, at(NOW + 600)), Reuse::StaleWhileRevalidate { ttl: -1 });
     assert_eq!(reuse(&revalidating, at(NOW + 629)), Reuse::StaleWhileRevalidate { ttl: -30 });
     assert_eq!(reuse(&revalidating, at(NOW + 630)), expired(-31));
     // §4.1: max-age=600, stale-if-error=1200
-    let on_error = Freshness { stale_if_error: seconds(1200), ..plain(600) };
+    let on_error = Freshness { stale_if_error: seconds(1200).into(), ..plain(600) };
     assert_eq!(reuse(&on_error, at(NOW + 900)), expired(-301));
     assert!(is_usable_after_error(&on_error, at(NOW + 900)));
     assert!(!is_usable_after_error(&on_error, at(NOW + 1801)));
@@ -166,9 +166,9 @@ fn rfc_5861_examples() {
 #[test]
 fn staleness_is_never_served_against_the_origins_will() {
     let generous = Freshness {
-        stale_while_revalidate: seconds(99),
-        stale_if_error: seconds(99),
-        stale_if_unreachable: seconds(99),
+        stale_while_revalidate: seconds(99).into(),
+        stale_if_error: seconds(99).into(),
+        stale_if_unreachable: seconds(99).into(),
         ..plain(60)
     };
     let never_stale = Freshness { never_stale: true, ..generous };
@@ -191,7 +191,7 @@ fn asks(control: &str) -> Demands {
 #[test]
 fn a_request_may_ask_for_fresher_or_take_staler() {
     let plain = plain(60);
-    let revalidating = Freshness { stale_while_revalidate: seconds(30), ..plain };
+    let revalidating = Freshness { stale_while_revalidate: seconds(30).into(), ..plain };
     let never_stale = Freshness { never_stale: true, ..revalidating };
     let validate = |ttl, because| Reuse::Validate { ttl, because };
     let rows = [
@@ -231,8 +231,9 @@ fn a_request_may_ask_for_fresher_or_take_staler() {
 #[test]
 fn a_failure_is_covered_as_far_as_upstream_and_the_request_allow() {
     let plain = plain(60);
-    let granted = Freshness { stale_if_error: seconds(10), stale_if_unreachable: seconds(100), ..plain };
-    let generous = Freshness { stale_if_error: seconds(200), ..granted };
+    let granted =
+        Freshness { stale_if_error: seconds(10).into(), stale_if_unreachable: seconds(100).into(), ..plain };
+    let generous = Freshness { stale_if_error: seconds(200).into(), ..granted };
     let never_stale = Freshness { never_stale: true, ..granted };
     let rows = [
         (plain, 59, "", true, true),
@@ -256,7 +257,7 @@ fn a_failure_is_covered_as_far_as_upstream_and_the_request_allow() {
     for (freshness, elapsed, control, on_status, on_no_answer) in rows {
         let usable = |period| freshness.is_usable_after_failure(period, at(NOW + elapsed), &asks(control));
         let unreachable = freshness.stale_if_error.max(freshness.stale_if_unreachable);
-        let found = (usable(freshness.stale_if_error), usable(unreachable));
+        let found = (usable(freshness.stale_if_error.into()), usable(unreachable.into()));
         assert_eq!(found, (on_status, on_no_answer), "{control} after {elapsed} s");
     }
 }
@@ -278,7 +279,8 @@ fn every_cause_has_its_own_token_and_a_section() {
 
 #[test]
 fn entries_are_stored_while_useful() {
-    let swr = Freshness { stale_while_revalidate: seconds(30), stale_if_error: seconds(90), ..plain(60) };
+    let swr =
+        Freshness { stale_while_revalidate: seconds(30).into(), stale_if_error: seconds(90).into(), ..plain(60) };
     assert_eq!(swr.keep_for(at(NOW), false), seconds(150));
     assert_eq!(swr.keep_for(at(NOW + 100), false), seconds(50));
     assert_eq!(swr.keep_for(at(NOW + 1000), false), seconds(1));
@@ -358,12 +360,12 @@ fn any_freshness() -> impl Strategy<Value = Freshness> {
     (duration(), duration(), duration(), duration(), any::<(bool, bool)>()).prop_map(
         |(initial_age, lifetime, stale_while_revalidate, stale_if_error, (always_validate, never_stale))| {
             Freshness {
-                initial_age,
-                lifetime,
+                initial_age: initial_age.into(),
+                lifetime: lifetime.into(),
                 always_validate,
                 never_stale,
-                stale_while_revalidate,
-                stale_if_error,
+                stale_while_revalidate: stale_while_revalidate.into(),
+                stale_if_error: stale_if_error.into(),
                 ..plain(0)
             }
         },
@@ -403,8 +405,8 @@ proptest! {
         let stated = explicit_lifetime(&effective(&headers), &headers, came).map(|(lifetime, _)| lifetime);
         prop_assert_eq!(stated.map(|lifetime| i128::from(lifetime.as_secs())), oracle::freshness_lifetime(&message));
         let freshness = Freshness {
-            initial_age: initial_age(&headers, sent, came),
-            lifetime: stated.unwrap_or_default(),
+            initial_age: initial_age(&headers, sent, came).into(),
+            lifetime: stated.unwrap_or_default().into(),
             ..plain(0)
         };
         let now = at(NOW + elapsed as u64);
@@ -466,7 +468,7 @@ fn a_soft_invalidated_response_counts_as_stale() {
         (plain(60), nothing, 20, Reuse::SoftInvalidated { ttl: 40 }),
         (plain(60), nothing, 70, expired(-11)),
         (
-            Freshness { stale_while_revalidate: seconds(30), ..plain(60) },
+            Freshness { stale_while_revalidate: seconds(30).into(), ..plain(60) },
             nothing,
             70,
             Reuse::SoftInvalidated { ttl: -11 },

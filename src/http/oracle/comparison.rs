@@ -92,7 +92,7 @@ fn compare(case: &Case, tally: &mut Tally) -> Result<(), String> {
 fn compare_reuse(case: &Case, freshness: &Freshness, tally: &mut Tally) -> Result<(), String> {
     let Case { exchange, contract, request, elapsed } = case;
     let demands = Demands::of(&headers(request), ClientDirectives::All);
-    let now = freshness.response_time + Duration::from_millis(*elapsed);
+    let now = freshness.response_time.time() + Duration::from_millis(*elapsed);
     let seconds = exchange.response_time + i128::from(elapsed / 1000);
     let permission = |situation| exchange.may_serve(contract, request, seconds, situation);
     let untried = permission(Situation::Untried);
@@ -132,7 +132,7 @@ fn compare_reuse(case: &Case, freshness: &Freshness, tally: &mut Tally) -> Resul
         (freshness.stale_if_error.max(freshness.stale_if_unreachable), Situation::Disconnected),
     ] {
         let permitted = permission(situation);
-        let used = freshness.is_usable_after_failure(period, now, &demands);
+        let used = freshness.is_usable_after_failure(period.into(), now, &demands);
         count(tally, &format!("{situation:?}: used {used}, permitted {}", permitted.is_ok()));
         if used && permitted.is_err() {
             return Err(format!("used while {situation:?}: {permitted:?}"));

@@ -186,9 +186,9 @@ impl Explainer<'_> {
             stored: true,
             terms: Some(terms),
             withheld: verdict.withheld.iter().map(HeaderName::to_string).collect(),
-            kept_for: Some(freshness.keep_for(freshness.response_time, has_validator).as_secs()),
+            kept_for: Some(freshness.keep_for(freshness.response_time.time(), has_validator).as_secs()),
             // `then` is about the next request.
-            then: Some(self.decide_on(stored, freshness.response_time + after)),
+            then: Some(self.decide_on(stored, freshness.response_time.time() + after)),
             ..judgement
         }
     }

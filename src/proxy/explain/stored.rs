@@ -165,7 +165,7 @@ impl Explainer<'_> {
                 age: response.freshness.age(now).as_secs(),
                 ttl: response.freshness.ttl(now),
                 terms: self.terms(response),
-                tags: judged.entry.tags.iter().map(shown_tag).collect(),
+                tags: judged.entry.tags.to_vec().iter().map(shown_tag).collect(),
             }),
             authorization,
             now: decision,

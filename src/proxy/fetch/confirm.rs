@@ -11,11 +11,13 @@ use crate::coalesce::inflight::{FetchOutcome, FetchPermit};
 use crate::entry::{self, Content, Entry};
 use crate::http::vary::Vary;
 use crate::http::{clients, headers, validation};
+use crate::marks::Tag;
 use crate::running::Running;
 
 /// A stored response that upstream has confirmed, with its new fields.
 pub struct Confirmed {
     entry: Entry,
+    tags: Arc<[Tag]>,
 }
 
 /// A message that does not confirm what is stored.
@@ -81,13 +83,9 @@ pub fn freshened(
         consumed,
         ..response.clone()
     };
-    let entry = Entry {
-        text: context.cache_key.text.as_str().into(),
-        stamp: context.view.map_or(stored.stamp, |view| view.stamp),
-        tags,
-        content: Content::Response(response),
-    };
-    Ok(Confirmed { entry })
+    let stamp = context.view.map_or(stored.stamp, |view| view.stamp);
+    let entry = Entry::new(context.cache_key.text.as_str(), stamp, tags.iter(), Content::Response(response));
+    Ok(Confirmed { entry, tags })
 }
 
 impl Confirmed {
@@ -105,7 +103,7 @@ impl Confirmed {
 
     fn store_in_memory(self, running: &Running, context: &FetchContext) -> Option<(Arc<Entry>, StoredEntries)> {
         let FetchContext { request, primary, vary_index, view, .. } = context;
-        let Entry { stamp, tags, content, .. } = self.entry;
+        let Confirmed { entry: Entry { stamp, content, .. }, tags } = self;
         let Content::Response(response) = content else { return None };
         let complete = CompleteResponse {
             request,

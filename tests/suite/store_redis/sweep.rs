@@ -10,8 +10,7 @@ use super::*;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn entry(text: &str, stamp: Stamp, tags: Vec<Tag>) -> Bytes {
-    let content = Content::VaryIndex(VaryIndex { on: Vec::new(), known: Vec::new() });
-    Entry { text: text.into(), stamp, tags: tags.into(), content }.encode(&Seal::new("test", None), "")
+    Entry::new(text, stamp, tags, Content::VaryIndex(VaryIndex::default())).encode(&Seal::new("test", None), "")
 }
 
 fn name(number: usize) -> String {
