@@ -10,8 +10,8 @@ use super::common::{COMMON, CommonPart, LINES, NAMES};
 
 /// Fields as they are stored: in order, and in one allocation. A hit gets values that are slices of it.
 ///
-/// It begins with the number of lines. Of a [common](super::common) line follows the number, of another one [`LINES`] and the number
-/// of its name, or [`SPELLED`] and the name, and then its value. Before a name stands its length as `u16`, before a value as `u32`.
+/// It begins with the number of lines. Of a common line follows the number, of another one `LINES` and the number
+/// of its name, or `SPELLED` and the name, and then its value. Before a name stands its length as `u16`, before a value as `u32`.
 #[derive(Clone)]
 pub struct StoredFields(Bytes);
 
