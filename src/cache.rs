@@ -489,6 +489,10 @@ impl Cache {
         }
         let name = name(&place.label, StoreKey::of(&entry.text));
         let encoding = entry.encode_compressed(&shared.seal, &name, place.compress_above);
+        // Fields that many entries share take more there than in L1.
+        if encoding.len() as u64 > SHARED_MAX {
+            return false;
+        }
         let reply = shared.store.put(&name, encoding, place.keep.max(Duration::from_secs(1))).await;
         self.ask(reply, "put").is_some()
     }

@@ -35,7 +35,7 @@ pub struct Entry {
     pub tags: StoredTags,
     pub content: Content,
     /// Its tags, while it is in L1.
-    held: HeldTags,
+    held: Option<HeldTags>,
     /// How often it was served from L1, and what it replaced before it.
     hits: AtomicU32,
 }
@@ -97,18 +97,18 @@ impl Entry {
     }
 
     fn with_tags(text: Box<str>, stamp: Stamp, tags: StoredTags, content: Content) -> Entry {
-        Entry { text, stamp, tags, content, held: HeldTags::default(), hits: AtomicU32::new(0) }
+        Entry { text, stamp, tags, content, held: None, hits: AtomicU32::new(0) }
     }
 
     /// The entry as it is in L1, which holds its tags. `hits`: of what it replaces.
     #[must_use]
     pub fn in_memory(self, held: HeldTags, hits: u32) -> Arc<Entry> {
-        Arc::new(Entry { held, hits: AtomicU32::new(hits), ..self })
+        Arc::new(Entry { held: Some(held), hits: AtomicU32::new(hits), ..self })
     }
 
-    /// Its tags, held; none unless it is, or was, in L1.
-    pub fn held(&self) -> &HeldTags {
-        &self.held
+    /// Its tags, held. `None` unless it is, or was, in L1.
+    pub fn held(&self) -> Option<&HeldTags> {
+        self.held.as_ref()
     }
 
     /// Counts that it was served from L1.
@@ -140,7 +140,7 @@ impl Entry {
     /// The memory that the entry takes in L1, bytes, with its places in the tables there. `tests/allocations` compares it with the
     /// allocator.
     pub fn weight(&self) -> u64 {
-        // In the table of entries: the key, a pointer, the links of the queue, and the index.
+        // In the table of entries: the key 16, a pointer 8, the links of the queue 16, and the index 16: it is never full.
         const PLACE: usize = 56;
         // The counts of an `Arc`, and of a `Bytes` from its first clone on.
         const COUNTS: usize = 16;

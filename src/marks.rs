@@ -119,6 +119,10 @@ pub enum Validity {
 }
 
 impl MarksView {
+    /// A view in which no entry is current, and whose stamp makes no entry current.
+    pub const NOTHING: MarksView =
+        MarksView { stamp: Stamp { epoch: Epoch(0), sequence: 0 }, newest: Sequence::MAX, soft: None };
+
     /// A view of hard marks alone.
     pub fn hard(stamp: Stamp, newest: Sequence) -> MarksView {
         MarksView { stamp, newest, soft: None }
@@ -279,10 +283,6 @@ pub struct Marks {
     root: MarkNumber,
 }
 
-/// A view in which no entry is current, and whose stamp makes no entry current.
-const NOTHING: MarksView =
-    MarksView { stamp: Stamp { epoch: Epoch(0), sequence: 0 }, newest: Sequence::MAX, soft: None };
-
 impl Marks {
     /// Without any invalidation in the given epoch. `slots`: for tags that are not held; rounded up to a power of two, 8
     /// bytes each.
@@ -341,7 +341,7 @@ impl Marks {
         if self.epoch.load(SeqCst) == stamp.epoch.0 {
             MarksView::hard(stamp, newest).with(looked)
         } else {
-            NOTHING
+            MarksView::NOTHING
         }
     }
 

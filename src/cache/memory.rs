@@ -59,7 +59,7 @@ struct ByWeight;
 
 impl Weighter<KeyHash, Arc<Entry>> for ByWeight {
     fn weight(&self, _: &KeyHash, entry: &Arc<Entry>) -> u64 {
-        entry.weight() + entry.held().len() as u64 * MARK_WEIGHT
+        entry.weight() + entry.held().map_or(0, HeldTags::len) as u64 * MARK_WEIGHT
     }
 }
 
@@ -131,7 +131,9 @@ impl Memory {
             return Arc::new(entry);
         }
         let entry = self.insert(key, entry);
-        self.marks.confirm(entry.held(), view);
+        if let Some(held) = entry.held() {
+            self.marks.confirm(held, view);
+        }
         entry
     }
 
@@ -171,9 +173,9 @@ impl Memory {
         self.entries.clear();
     }
 
-    /// The marks of an entry's tags.
+    /// The marks of an entry's tags, which L1 holds. Of another entry nothing is known: it is not current.
     pub fn view_of(&self, entry: &Entry) -> MarksView {
-        self.marks.view_of(entry.held(), entry.stamp.sequence)
+        entry.held().map_or(MarksView::NOTHING, |held| self.marks.view_of(held, entry.stamp.sequence))
     }
 
     /// Holds these tags.
@@ -185,7 +187,7 @@ impl Memory {
     pub fn view_held(&self, hold: &Hold) -> MarksView {
         match hold {
             Hold::Nothing => self.marks.view(&HeldTags::default()),
-            Hold::Entry(entry) => self.marks.view(entry.held()),
+            Hold::Entry(entry) => entry.held().map_or(MarksView::NOTHING, |held| self.marks.view(held)),
             Hold::Tags(held) => self.marks.view(held),
         }
     }

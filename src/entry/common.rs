@@ -1,7 +1,6 @@
 //! Field lines that many stored responses have in common, such as `content-type: application/json`: each is in memory once, and
-//! entries have its number. They are never freed, so that a hit copies them without counting references, and their number is
-//! bounded: of each name, the first values that come are common lines. A name with few values has them all here, and of one with a
-//! value for each response (`etag`) those few do not matter.
+//! entries have its number. They are never freed, so that a hit copies them without counting references. So they are few: the first
+//! values that come, of fields that describe a kind of response and hold nobody's data. Of other fields only the names are in common.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, OnceLock, PoisonError, RwLock};
@@ -26,7 +25,7 @@ pub(super) static COMMON: CommonLines = CommonLines::new();
 
 type Line = (HeaderName, HeaderValue);
 
-/// CommonLines lines, and names of lines that are not common, by number.
+/// Common lines, and names of lines that are not common, by number.
 pub(super) struct CommonLines {
     lines: [OnceLock<Line>; LINES],
     names: [OnceLock<HeaderName>; NAMES],
@@ -41,7 +40,7 @@ struct CommonNumbers {
 
 struct CommonName {
     number: u16,
-    /// CommonLines lines with this name.
+    /// Common lines with this name.
     values: usize,
 }
 
@@ -86,16 +85,16 @@ impl CommonLines {
 
     /// Makes a line common that is not decided on, or else its name.
     fn add(&self, line: &Line, numbers: &mut CommonNumbers) -> CommonPart {
-        let (name, value) = (lasting_name(&line.0), &line.1);
-        if !numbers.names.contains_key(&name) {
-            let number = numbers.names.len() as u16;
+        if !numbers.names.contains_key(&line.0) {
+            let (name, number) = (lasting_name(&line.0), numbers.names.len() as u16);
             let _ = self.names[usize::from(number)].set(name.clone());
-            numbers.names.insert(name.clone(), CommonName { number, values: 0 });
+            numbers.names.insert(name, CommonName { number, values: 0 });
         }
         if let Some(found) = numbers.of(line) {
             return found;
         }
-        let line = (name, lasting_value(value));
+        let name = numbers.names.get_key_value(&line.0).map_or_else(|| line.0.clone(), |(name, _)| name.clone());
+        let line = (name, lasting_value(&line.1));
         let number = numbers.lines.len() as u16;
         let _ = self.lines[usize::from(number)].set(line.clone());
         numbers.names.entry(line.0.clone()).and_modify(|name| name.values += 1);
@@ -110,7 +109,7 @@ impl CommonNumbers {
         if let Some(number) = self.lines.get(line) {
             return Some(CommonPart::Line(*number));
         }
-        let has_room = line.1.len() <= LONGEST_VALUE && self.lines.len() < LINES;
+        let has_room = is_descriptive(&line.0) && line.1.len() <= LONGEST_VALUE && self.lines.len() < LINES;
         match self.names.get(&line.0) {
             Some(name) if !has_room || name.values >= VALUES => Some(CommonPart::Name(name.number)),
             Some(_) => None,
@@ -118,6 +117,39 @@ impl CommonNumbers {
             None => None,
         }
     }
+}
+
+/// Whether a field describes a kind of response. Its values are few, and nobody's data: they stay in memory.
+fn is_descriptive(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let is_known = matches!(
+        name,
+        "accept-ranges"
+            | "allow"
+            | "alt-svc"
+            | "cache-control"
+            | "cdn-cache-control"
+            | "connection"
+            | "content-encoding"
+            | "content-language"
+            | "content-security-policy"
+            | "content-type"
+            | "cross-origin-opener-policy"
+            | "cross-origin-resource-policy"
+            | "pragma"
+            | "referrer-policy"
+            | "server"
+            | "strict-transport-security"
+            | "surrogate-control"
+            | "timing-allow-origin"
+            | "vary"
+            | "via"
+            | "x-content-type-options"
+            | "x-frame-options"
+            | "x-powered-by"
+            | "x-xss-protection"
+    );
+    is_known || name.starts_with("access-control-")
 }
 
 /// The same name, never freed.
@@ -150,23 +182,28 @@ mod tests {
     fn the_first_values_of_a_name_are_common() {
         let common = common();
         for n in 0..VALUES {
-            let line = line("etag", &n.to_string());
+            let line = line("cache-control", &n.to_string());
             assert_eq!(common.share(&line), CommonPart::Line(n as u16));
             assert_eq!(common.line(n as u16), Some(&line));
         }
-        let further = line("etag", "further");
+        let further = line("cache-control", "further");
         assert_eq!(common.share(&further), CommonPart::Name(0));
         assert_eq!(common.name(0), Some(&further.0));
-        assert_eq!(common.share(&line("x-own", "a")), CommonPart::Line(VALUES as u16));
+        assert_eq!(common.share(&line("content-type", "a")), CommonPart::Line(VALUES as u16));
+        assert_eq!(common.share(&line("set-cookie", "a")), CommonPart::Name(2), "it may be a user's");
         for n in 0..VALUES {
-            assert_eq!(common.share(&line("etag", &n.to_string())), CommonPart::Line(n as u16), "it stays");
+            assert_eq!(
+                common.share(&line("cache-control", &n.to_string())),
+                CommonPart::Line(n as u16),
+                "it stays"
+            );
         }
     }
 
     #[test]
     fn long_values_and_long_names_are_not_common() {
         let common = common();
-        assert_eq!(common.share(&line("link", &"a".repeat(LONGEST_VALUE + 1))), CommonPart::Name(0));
+        assert_eq!(common.share(&line("vary", &"a".repeat(LONGEST_VALUE + 1))), CommonPart::Name(0));
         assert_eq!(common.share(&line(&"a".repeat(LONGEST_NAME + 1), "a")), CommonPart::Nothing);
     }
 
@@ -175,7 +212,7 @@ mod tests {
         let common = common();
         for n in 0..2 * NAMES {
             for value in 0..VALUES {
-                common.share(&line(&format!("x-{n}"), &value.to_string()));
+                common.share(&line(&format!("access-control-{n}"), &value.to_string()));
             }
         }
         let numbers = common.numbers.read().unwrap();
