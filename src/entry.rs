@@ -35,7 +35,7 @@ pub struct Entry {
     pub tags: StoredTags,
     pub content: Content,
     /// Its tags, while it is in L1.
-    held: Option<HeldTags>,
+    held: HeldTags,
     /// How often it was served from L1, and what it replaced before it.
     hits: AtomicU32,
 }
@@ -97,18 +97,18 @@ impl Entry {
     }
 
     fn with_tags(text: Box<str>, stamp: Stamp, tags: StoredTags, content: Content) -> Entry {
-        Entry { text, stamp, tags, content, held: None, hits: AtomicU32::new(0) }
+        Entry { text, stamp, tags, content, held: HeldTags::default(), hits: AtomicU32::new(0) }
     }
 
     /// The entry as it is in L1, which holds its tags. `hits`: of what it replaces.
     #[must_use]
     pub fn in_memory(self, held: HeldTags, hits: u32) -> Arc<Entry> {
-        Arc::new(Entry { held: Some(held), hits: AtomicU32::new(hits), ..self })
+        Arc::new(Entry { held, hits: AtomicU32::new(hits), ..self })
     }
 
     /// Its tags, held. `None` unless it is, or was, in L1.
     pub fn held(&self) -> Option<&HeldTags> {
-        self.held.as_ref()
+        Some(&self.held).filter(|held| held.are_held())
     }
 
     /// Counts that it was served from L1.

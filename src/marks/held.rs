@@ -49,7 +49,7 @@ const SHARDS: u32 = 64;
 /// Tags are held for as long as this exists.
 #[derive(Default)]
 pub struct HeldTags {
-    /// `None`: there are no tags.
+    /// `None`: nothing is held, and nothing known of any mark.
     registry: Option<Arc<HeldMarks>>,
     marks: SmallVec<[MarkNumber; 4]>,
 }
@@ -122,7 +122,7 @@ impl HeldMarks {
     /// Holds these tags.
     pub fn hold<T: AsRef<str>>(self: &Arc<Self>, tags: impl Iterator<Item = T>) -> HeldTags {
         let marks: SmallVec<_> = tags.map(|tag| self.hold_one(tag.as_ref())).collect();
-        HeldTags { registry: (!marks.is_empty()).then(|| Arc::clone(self)), marks }
+        HeldTags { registry: Some(Arc::clone(self)), marks }
     }
 
     /// Ends one hold. After the last, the slot of the tag is its place.
@@ -301,6 +301,11 @@ impl HeldTags {
     /// The marks of the tags.
     pub(super) fn marks(&self) -> &[MarkNumber] {
         &self.marks
+    }
+
+    /// Whether they are held, even if there are none.
+    pub fn are_held(&self) -> bool {
+        self.registry.is_some()
     }
 
     /// How many there are.

@@ -4,10 +4,12 @@
 pub const DEFAULT_CONNECTIONS: usize = 10_000;
 /// Fewest client connections to start with, unless `max_connections` is less.
 const FEWEST: u64 = 16;
-/// Descriptors reserved for everything but clients and upstream: 64 connections of the admin, 64 that are being refused, those to Redis, the
+/// Fewest descriptors reserved for everything but clients and upstream: 64 connections of the admin, 64 that are being refused, those to Redis, the
 /// listeners, the rules file and its watcher, the log, the runtime, name resolution.
 const RESERVE: u64 = 256;
-/// The same for each thread that serves connections: its poll instance, a copy of it, its waker, the signals.
+/// Those without the threads that serve connections.
+const WITHOUT_WORKERS: u64 = 192;
+/// Of each of these threads: its poll instance, a copy of it, its waker, the signals.
 const OF_WORKER: u64 = 4;
 
 /// The limit of descriptors is too low.
@@ -44,7 +46,7 @@ pub fn fit(
     (requests, streams): (usize, usize),
     workers: usize,
 ) -> Result<Fit, TooFew> {
-    let reserve = RESERVE + OF_WORKER * workers as u64;
+    let reserve = RESERVE.max(WITHOUT_WORKERS + OF_WORKER * workers as u64);
     let Some(limit) = limit else {
         return Ok(Fit { connections: wanted.unwrap_or(DEFAULT_CONNECTIONS), streams });
     };
