@@ -20,6 +20,7 @@ use crate::coherence::fleet::{Fleet, FleetSettings};
 use crate::coherence::pending::PendingInvalidations;
 use crate::coherence::pending::delivery::Delivery;
 use crate::entry::{Content, Entry, Seal, VaryIndex};
+use crate::hexadecimal::hexadecimal;
 use crate::key::{CacheKey, KeyHash, StoreKey};
 use crate::marks::{MarksView, Sequence, Stamp, Tag, Validity};
 use crate::metrics::Metrics;
@@ -445,20 +446,39 @@ impl Cache {
         if entry.weight() > SHARED_MAX {
             return false;
         }
-        let view = self.ask_view(shared, &entry.tags.to_vec()).await;
-        self.put_shared(shared, entry, place, view).await
+        let view = match self.view_under_lease(shared, entry) {
+            Some(view) => Some(view),
+            None => self.ask_view(shared, &entry.tags.to_vec()).await,
+        };
+        let name = name(&place.label, StoreKey::of(&entry.text));
+        self.put_shared(shared, entry, &name, place, view).await
     }
 
     /// The same for an entry under the primary key: a response, or a vary index. It does not replace a vary index of another
     /// proxy that names more fields: the variants could not be found any more (RFC 9111 §4.1). Then that vary index is stored in
     /// memory instead, so that later responses are told apart by its fields too. `is_error`: the response is an error, and its own
-    /// fields are not added to those.
-    pub async fn store_shared_primary(&self, entry: &Entry, is_error: bool, place: &Placement) -> bool {
+    /// fields are not added to those. `is_new`: nothing was there when the fetch began. If that is still so, one command suffices.
+    pub async fn store_shared_primary(
+        &self,
+        entry: &Entry,
+        is_error: bool,
+        place: &Placement,
+        is_new: bool,
+    ) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
             return false;
         }
         let name = name(&place.label, StoreKey::of(&entry.text));
+        if is_new && let Some(view) = self.view_under_lease(shared, entry) {
+            let Some(encoding) = self.encode(shared, entry, &name, place, Some(view)) else { return false };
+            match self.ask(shared.store.put_new(&name, encoding, place.keep).await, "put") {
+                Some(true) => return true,
+                None => return false,
+                // Another proxy has stored since.
+                Some(false) => {}
+            }
+        }
         let asked = shared.fleet.opening();
         let reply = self.ask(shared.store.lookup(&name, &entry.tags.to_vec()).await, "lookup");
         let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch, asked)) else {
@@ -473,28 +493,43 @@ impl Cache {
             self.memory.put(place.hash, vary_index);
             return false;
         }
-        self.put_shared(shared, entry, place, Some(there.view)).await
+        self.put_shared(shared, entry, &name, place, Some(there.view)).await
+    }
+
+    /// The marks of an entry that L1 has held, if this proxy knows of every acknowledged write.
+    fn view_under_lease(&self, shared: &Shared, entry: &Entry) -> Option<MarksView> {
+        let is_known = entry.held().is_some() && shared.fleet.may_ask() && shared.fleet.holds_lease();
+        is_known.then(|| self.memory.view_of(entry))
     }
 
     async fn put_shared(
         &self,
         shared: &Shared,
         entry: &Entry,
+        name: &str,
         place: &Placement,
         view: Option<MarksView>,
     ) -> bool {
+        let Some(encoding) = self.encode(shared, entry, name, place, view) else { return false };
+        self.ask(shared.store.put(name, encoding, place.keep).await, "put").is_some()
+    }
+
+    /// An entry as it is in Redis; `None` if it is not to be there. `view`: the marks of its tags.
+    fn encode(
+        &self,
+        shared: &Shared,
+        entry: &Entry,
+        name: &str,
+        place: &Placement,
+        view: Option<MarksView>,
+    ) -> Option<Bytes> {
         // A write came in since the fetch began: the entry is of no use, and might replace a newer one.
         if !view.is_some_and(|view| view.is_current(entry.stamp)) || self.bypasses.is_mixed(entry.tags.iter()) {
-            return false;
+            return None;
         }
-        let name = name(&place.label, StoreKey::of(&entry.text));
-        let encoding = entry.encode_compressed(&shared.seal, &name, place.compress_above);
+        let encoding = entry.encode_compressed(&shared.seal, name, place.compress_above);
         // Fields that many entries share take more there than in L1.
-        if encoding.len() as u64 > SHARED_MAX {
-            return false;
-        }
-        let reply = shared.store.put(&name, encoding, place.keep.max(Duration::from_secs(1))).await;
-        self.ask(reply, "put").is_some()
+        (encoding.len() as u64 <= SHARED_MAX).then_some(encoding)
     }
 
     /// Removes an entry from both tiers.
@@ -598,5 +633,5 @@ fn wider(vary_index: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> O
 /// The entry's name in Redis, below the namespace. `v1` is the version of this naming; entries carry that of their format. It comes
 /// last, so that `KEYS namespace:family:*` lists a family.
 pub fn name(label: &str, key: StoreKey) -> String {
-    format!("{label}:{key}:v1")
+    [label, ":", &hexadecimal(&key.0), ":v1"].concat()
 }

@@ -33,6 +33,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use crate::bearer::{BearerToken, ClaimNames, TokenFault, texts_of_claim};
+use crate::hexadecimal::hexadecimal;
 use crate::http::headers::credentials::is_in_table;
 use crate::http::headers::{ForwardedPolicy, claims};
 use crate::http::target::{PathCase, Target};
@@ -76,7 +77,7 @@ impl KeyHash {
 
 impl fmt::Display for StoreKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hexadecimal(&self.0))
     }
 }
 
@@ -669,9 +670,7 @@ fn update_with<'v>(values: impl IntoIterator<Item = &'v [u8]>, mut update: impl 
 
 fn push_digest(text: &mut String, kind: &str, digest: &[u8]) {
     text.push_str(kind);
-    for byte in digest {
-        let _ = write!(text, "{byte:02x}");
-    }
+    text.push_str(&hexadecimal(digest));
 }
 
 fn push_escaped(text: &mut String, bytes: &[u8]) {

@@ -23,7 +23,7 @@
 //! | [`metrics`], [`logs`], [`traces`], [`upstream`], [`store`] | counters; where log lines go; spans for OpenTelemetry; the client of the API; Redis and its scripts |
 //! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
 //! | [`config`], [`shares`], `mutex` | `rules.toml`, flags and environment, checked; limits that all clients share; mutexes after a panic |
-//! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`], [`access_log`], `words` | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process |
+//! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`], [`access_log`], `words`, `hexadecimal` | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process |
 //!
 //! **A read.** [`server`] accepts the connection and gives it to a worker, one of its threads; [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
@@ -156,6 +156,7 @@ pub mod secret;
 
 pub mod entry;
 
+mod hexadecimal;
 pub mod http;
 pub mod marks;
 mod mutex;

@@ -25,6 +25,7 @@ use crate::coherence::fleet::FleetSettings;
 use crate::config::alerts::AlertsConfig;
 use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, StoreConfig, WarmTable};
 use crate::entry::Seal;
+use crate::hexadecimal::hexadecimal;
 use crate::http::headers::{Credentials, LoopMark};
 use crate::http::invalidation::StatusSet;
 use crate::jwt::TokenVerifier;
@@ -446,7 +447,7 @@ fn fleet(config: &Config, live: &Live) -> FleetSettings {
 fn rules_digest((config, server): (&Config, &ServerConfig), live: &Live) -> RulesDigest {
     let secret = live.redaction.secret.as_ref().map(|secret| {
         let digest = secret.of_field().chain_update(b"rules").finalize().into_bytes();
-        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        hexadecimal(&digest[..8])
     });
     let settings = DigestSettings {
         of_paths: format!(

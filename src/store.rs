@@ -128,6 +128,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Stores `value` under `key` for `ttl` (at least 1 s).
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()>;
 
+    /// The same, unless something is there under `key`; whether it is stored.
+    fn put_new<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, bool>;
+
     /// Takes the next sequence, marks `tags` with it and sets the soft marks of `cause`; drops the intent of `cause`, and
     /// records one for each repetition; returns the members that may hold a lease, and publishes a nudge. Atomic. Repeating it
     /// only invalidates more. After an error the tags may have been marked.

@@ -1,11 +1,11 @@
 //! `larder token`: makes a token for the admin, and the digest that the rules file holds of it.
 
-use std::fmt::Write as _;
 use std::io::Read as _;
 
 use super::TokenArguments;
 use crate::config::Role;
 use crate::config::token::digest;
+use crate::hexadecimal::hexadecimal;
 
 /// Longest token that is read, bytes.
 const LONGEST: u64 = 4096;
@@ -19,10 +19,7 @@ pub(super) fn token(arguments: &TokenArguments) -> (String, u8) {
         },
         false => (format!("larder_{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>()), true),
     };
-    let digest = digest(&text).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
+    let digest = hexadecimal(&digest(&text));
     if arguments.json {
         let json = serde_json::json!({ "token": is_new.then_some(&text), "sha256": digest });
         return (format!("{json:#}"), 0);

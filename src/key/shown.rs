@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use hmac::{KeyInit as _, Mac as _};
 
+use crate::hexadecimal::hexadecimal;
 use crate::marks::Tag;
 use crate::secret::HmacSha256;
 
@@ -55,7 +56,7 @@ fn keyed_hash(digest: &str) -> String {
     static KEY: LazyLock<[u8; 32]> = LazyLock::new(rand::random);
     let mut mac = HmacSha256::new_from_slice(&*KEY).expect("HMAC takes keys of any length");
     mac.update(digest.as_bytes());
-    mac.finalize().into_bytes().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&mac.finalize().into_bytes()[..16])
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ const FEWEST: u64 = 16;
 const RESERVE: u64 = 256;
 /// Those without the threads that serve connections.
 const WITHOUT_WORKERS: u64 = 192;
-/// Of each of these threads: its poll instance, a copy of it, its waker, the signals.
-const OF_WORKER: u64 = 4;
+/// Of each of these threads: its poll instance, a copy of it, its waker, the signals, two connections to Redis.
+const OF_WORKER: u64 = 6;
 
 /// The limit of descriptors is too low.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

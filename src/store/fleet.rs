@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use md5::{Digest as _, Md5};
 
+use crate::hexadecimal::hexadecimal;
 use crate::marks::{Epoch, IssuedStamp, Sequence, SoftInvalidation, Stamp, Tag};
 
 /// Most tags of a nudge; with more it has none, and proxies sync instead.
@@ -184,8 +185,7 @@ pub struct Member {
 
 /// A unique id: 128 random bits, in hex digits.
 pub fn random_id() -> Box<str> {
-    let bits = rand::random::<u128>();
-    (0..32).map(|digit| char::from(b"0123456789abcdef"[(bits >> (4 * digit)) as usize & 15])).collect()
+    hexadecimal(&rand::random::<[u8; 16]>()).into()
 }
 
 /// A write that is about to be forwarded, and the tags that it will invalidate.

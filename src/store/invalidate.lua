@@ -12,9 +12,11 @@
 -- then     number of tags to soft-invalidate, and of each: tag, microseconds of its grace
 -- then     number of watched tags, and these tags
 -- then     tags
--- Returns epoch, the sequence taken, cause ('' if no epoch had to be started), the last sequence issued before it, age
--- of the epoch in microseconds, all members, the longest lease of the fleet in ms, and the highest of the floor and the marks
--- that the watched tags had before.
+-- Returns one text of three lines, since each value of a reply takes its reader time:
+-- epoch, the sequence taken, the last sequence issued before it, age of the epoch in microseconds, the longest lease of the fleet in
+--   ms, and the highest of the floor and the marks that the watched tags had before;
+-- all members, each with its record;
+-- cause, empty if no epoch had to be started.
 local meta, cause = valid_epoch()
 local all, foreign = members()
 if lost_members(foreign) and cause == '' then
@@ -109,5 +111,5 @@ end
 local nudge = table.concat({ 'n', meta.epoch, text(meta.seq), text(seq), ARGV[5] }, ' ')
 redis.call('PUBLISH', CHANNEL, ARGV[7] == '' and nudge or nudge .. '\n' .. ARGV[7])
 
-return { meta.epoch, text(seq), cause, text(meta.seq), text(epoch_age()), all, text(longest_lease()),
-  text(latest) }
+local numbers = { meta.epoch, text(seq), text(meta.seq), text(epoch_age()), text(longest_lease()), text(latest) }
+return table.concat({ table.concat(numbers, ' '), table.concat(all, ' '), cause }, '\n')

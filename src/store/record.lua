@@ -3,8 +3,8 @@
 -- ARGV[5]  microseconds until its deadline
 -- ARGV[6]  its tags, one per line
 -- ARGV[7]  maximum number of intents
--- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), the highest of the floor and the root
--- tag's mark.
+-- Returns one text, since each value of a reply takes its reader time: epoch, last sequence issued, the highest of the floor and the
+-- root tag's mark; then on a line of its own the cause, empty if no epoch had to be started.
 local meta, cause = valid_epoch()
 if redis.call('ZCARD', INTENTS) > tonumber(ARGV[7]) then
   -- An intent that is due in more than a week is not from a Larder.
@@ -24,4 +24,4 @@ end
 redis.call('ZADD', INTENTS, text(now() + tonumber(ARGV[5])), ARGV[4])
 redis.call('HSET', INTENT_TAGS, ARGV[4], ARGV[6])
 local root = tonumber(redis.call('ZSCORE', MARKS, '*') or '0')
-return { meta.epoch, text(meta.seq), cause, text(math.max(meta.floor, root)) }
+return table.concat({ meta.epoch, text(meta.seq), text(math.max(meta.floor, root)) }, ' ') .. '\n' .. cause

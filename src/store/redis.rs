@@ -55,8 +55,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisResult, Value};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -253,9 +253,15 @@ impl Store for RedisStore {
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()> {
         let put = self.ask_entry_node(self.namespace.entry(key), move |name, mut node| async move {
-            let ttl = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
-            let mut set = redis::cmd("SET");
-            set.arg(&name).arg(&value[..]).arg("PX").arg(ttl).query_async(&mut node).await
+            set(&name, &value, ttl).query_async(&mut node).await
+        });
+        Box::pin(self.timed("put", put))
+    }
+
+    fn put_new<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, bool> {
+        let put = self.ask_entry_node(self.namespace.entry(key), move |name, mut node| async move {
+            let reply: Value = set(&name, &value, ttl).arg("NX").query_async(&mut node).await?;
+            Ok(reply != Value::Nil)
         });
         Box::pin(self.timed("put", put))
     }
@@ -442,6 +448,14 @@ impl Store for RedisStore {
     fn outage(&self) -> watch::Receiver<Option<Outage>> {
         self.link.outage()
     }
+}
+
+/// The command that stores an entry.
+fn set(name: &str, value: &[u8], ttl: Duration) -> Cmd {
+    let ttl = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
+    let mut set = Cmd::with_capacity(6, name.len() + value.len() + 32);
+    set.arg("SET").arg(name).arg(value).arg("PX").arg(ttl);
+    set
 }
 
 /// The `name:value` lines of `INFO`.

@@ -521,6 +521,15 @@ impl Server {
         self.data.entries.insert(key.to_owned(), (value, until));
     }
 
+    /// The same unless one is kept there; whether it is stored.
+    pub fn put_new(&mut self, key: &str, value: Bytes, now: u64, until: u64) -> bool {
+        let is_new = self.data.entries.get(key).is_none_or(|(_, until)| now >= *until);
+        if is_new {
+            self.put(key, value, until);
+        }
+        is_new
+    }
+
     /// All that are kept: key and encoding.
     #[allow(dead_code, reason = "the differential test does not walk")]
     pub fn entries(&self, now: u64) -> impl Iterator<Item = (&String, &Bytes)> {

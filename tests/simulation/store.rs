@@ -601,6 +601,13 @@ impl Store for SimulatedStore {
         }))
     }
 
+    fn put_new<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, bool> {
+        let key = key.to_owned();
+        Box::pin(self.0.script("put", move |server, caller| {
+            server.put_new(&key, value, caller.now, caller.now + ttl.as_micros() as u64)
+        }))
+    }
+
     fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated> {
         let (mut tags, cause, link) = (tags.to_vec(), OwnCause::of(cause), Arc::clone(&self.0));
         // What was kept comes out of a set, in a random order.

@@ -133,6 +133,10 @@ impl Store for Fake {
         never()
     }
 
+    fn put_new<'a>(&'a self, _: &'a str, _: Bytes, _: Duration) -> Reply<'a, bool> {
+        never()
+    }
+
     fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated> {
         Box::pin(async move {
             let takes = self.state().invalidating_takes;

@@ -32,6 +32,8 @@ pub struct FetchContext {
     pub has_good: bool,
     /// The vary index, where responses vary.
     pub vary_index: Option<Arc<Entry>>,
+    /// Nothing was stored under the primary key.
+    pub is_new: bool,
     /// The leader's client, whose share of upstream the fetch takes.
     pub client: Client,
     /// Other proxies wait for the end of this fetch. Released at the latest when the context is dropped.
@@ -59,6 +61,7 @@ impl FetchContext {
             }
             Found::Invalidated | Found::OtherVariant | Found::Nothing => false,
         };
+        let is_new = matches!(lookup.found, Found::Nothing) && lookup.primary_key.is_none();
         let _hold = lookup.hold.clone();
         FetchContext {
             request,
@@ -70,6 +73,7 @@ impl FetchContext {
             may_validate,
             has_good,
             vary_index,
+            is_new,
             fleet_lock: None,
             _hold,
         }

@@ -317,9 +317,9 @@ async fn store(
     let stored = view.map(|view| {
         let (vary_index, tags) = (vary_index.as_deref(), verdict.tags(request));
         let response = storing::stored(head, verdict, body);
-        CompleteResponse { request, primary, vary_index, stamp: view.stamp, view: Some(view), tags, response }
-            .store_in_memory(running)
-            .1
+        let (stamp, view, is_new) = (view.stamp, Some(view), context.is_new);
+        let complete = CompleteResponse { request, primary, vary_index, stamp, view, is_new, tags, response };
+        complete.store_in_memory(running).1
     });
     // New requests find it in memory, or fetch again.
     permit.close();

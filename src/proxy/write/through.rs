@@ -152,6 +152,7 @@ impl Candidate {
             vary_index: None,
             stamp,
             view: None,
+            is_new: false,
             tags: self.tags(),
             response,
         };

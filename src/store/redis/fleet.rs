@@ -7,6 +7,7 @@ use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 
 use super::connections::RedisConnections;
+use super::errors::malformed_reply;
 use super::namespace::Namespace;
 use super::replicas;
 use crate::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
@@ -180,18 +181,19 @@ impl Namespace {
         for tag in cause.watched.iter().chain(tags) {
             call.arg(tag.as_str());
         }
-        type InvalidateReply = (u64, u64, String, u64, u64, Vec<(String, String)>, u64, u64);
-        let (epoch, sequence, started, previous, age, members, longest, latest): InvalidateReply =
-            call.invoke_async(&mut connections.marks()).await?;
-        self.log_new_epoch(epoch, &started);
-        let others = members.iter().filter(|(id, _)| id != cause.by);
+        let reply: String = call.invoke_async(&mut connections.marks()).await?;
+        let mut lines = reply.splitn(3, '\n');
+        let [epoch, sequence, previous, age, longest, latest] = numbers(lines.next())?;
+        let members: Vec<&str> = lines.next().unwrap_or_default().split_ascii_whitespace().collect();
+        self.log_new_epoch(epoch, lines.next().unwrap_or_default());
+        let others = members.as_chunks().0.iter().filter(|[id, _]| *id != cause.by);
         let invalidated = Invalidated {
             taken: IssuedStamp {
                 stamp: Stamp { epoch: Epoch(epoch), sequence },
                 previous,
                 latest: (!cause.watched.is_empty()).then_some(latest),
             },
-            holders: others.filter_map(|(id, member)| holder(id, member)).filter(Holder::is_waited_for).collect(),
+            holders: others.filter_map(|[id, member]| holder(id, member)).filter(Holder::is_waited_for).collect(),
             epoch_age: Duration::from_micros(age),
             longest_lease: Duration::from_millis(longest),
         };
@@ -207,9 +209,10 @@ impl Namespace {
     ) -> Done<MarksView> {
         let mut call = self.call(&self.record, connections);
         call.arg(&*intent.id).arg(micros(within)).arg(intended(&intent.tags)).arg(INTENTS_MAX);
-        let (epoch, sequence, cause, newest): (u64, u64, String, u64) =
-            call.invoke_async(&mut connections.marks()).await?;
-        self.log_new_epoch(epoch, &cause);
+        let reply: String = call.invoke_async(&mut connections.marks()).await?;
+        let (found, cause) = reply.split_once('\n').unwrap_or_default();
+        let [epoch, sequence, newest] = numbers(Some(found))?;
+        self.log_new_epoch(epoch, cause);
         reached(connections, MarksView::hard(Stamp { epoch: Epoch(epoch), sequence }, newest), None).await
     }
 
@@ -271,6 +274,13 @@ fn state_of((age, longest, floor, marks, cause, clock): StateReply) -> EpochStat
         floor_age: Duration::from_micros(clock.saturating_sub(floor)),
         marks,
     }
+}
+
+/// Whole numbers with spaces between them.
+fn numbers<const COUNT: usize>(line: Option<&str>) -> RedisResult<[u64; COUNT]> {
+    let all: Result<Vec<u64>, _> = line.unwrap_or_default().split(' ').map(str::parse).collect();
+    let all = all.ok().and_then(|all| all.try_into().ok());
+    all.ok_or_else(|| malformed_reply("the reply of a script has other numbers than it should"))
 }
 
 /// Parses a member's record. `clock`: the server's, in microseconds. None for the sentinel.

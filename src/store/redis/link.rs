@@ -8,7 +8,8 @@
 //! This is the circuit breaker as well: without connections, requests fail at once, until the task has opened new ones. A
 //! hung server costs the requests in progress their time limit, once.
 
-use std::sync::{Arc, Mutex};
+use std::io;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -18,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::EntryNodes;
-use super::connections::{Entries, RedisConnections};
+use super::connections::{Entries, Own, RedisConnections, ThreadConnections};
 use super::dialer::{self, Dialer, SetupFault};
 use super::errors::{RedisFault, is_usable_after, server_message};
 use super::namespace::Namespace;
@@ -134,11 +135,41 @@ impl Connector {
     }
 
     /// The present connections.
-    pub(super) fn connections(&self) -> Result<Arc<RedisConnections>, StoreError> {
-        self.connections.load_full().ok_or_else(|| match self.state() {
-            Link::Down(reason) => StoreError::Away(reason),
-            Link::Up => StoreError::Away("connecting".to_owned()),
-        })
+    pub(super) fn connections(self: &Arc<Connector>) -> Result<Arc<RedisConnections>, StoreError> {
+        let Some(connections) = self.connections.load_full() else {
+            return Err(match self.state() {
+                Link::Down(reason) => StoreError::Away(reason),
+                Link::Up => StoreError::Away("connecting".to_owned()),
+            });
+        };
+        if connections.of_threads.claim() {
+            tokio::spawn(Arc::clone(self).open_own(Arc::downgrade(&connections)));
+        }
+        Ok(connections)
+    }
+
+    /// Opens connections for this thread. If that fails, it goes on with those of the link.
+    async fn open_own(self: Arc<Connector>, link: Weak<RedisConnections>) {
+        let wanted =
+            link.upgrade().map(|link| (link.place.clone(), matches!(link.entries, Entries::SameServer(_))));
+        let Some((place, has_entries)) = wanted else { return };
+        let opened = timeout(self.connect_timeout, async {
+            let (marks, server) = self.open_one(&place).await?;
+            let (entries, other) = if has_entries { Some(self.open_one(&place).await?) } else { None }.unzip();
+            other.map_or(Ok(()), |other| server.must_be(&other))?;
+            Ok((Own { marks, entries }, server))
+        });
+        let opened = opened.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+        let Some(link) = link.upgrade() else { return };
+        match opened.map(|(own, server)| (own, link.server.must_be(&server))) {
+            Ok((own, Ok(()))) => link.of_threads.opened(own),
+            // Another process answers at this address.
+            Ok((_, Err(replaced))) => self.drop_connections(&link, &StoreError::Away(server_message(&replaced))),
+            Err(error) => {
+                let reason = server_message(&error);
+                tracing::debug!(store = self.address, reason, "a thread has no connections of its own to Redis");
+            }
+        }
     }
 
     /// Runs a request within the time limit. Drops the connections after an error that shows them to be unusable.
@@ -169,7 +200,10 @@ impl Connector {
         F: Future<Output = RedisResult<T>>,
     {
         match &connections.entries {
-            Entries::SameServer(entries) => self.within_limit(connections, request(entries.clone())).await,
+            Entries::SameServer(entries) => {
+                let entries = connections.entries_on_marks_server().unwrap_or_else(|| entries.clone());
+                self.within_limit(connections, request(entries)).await
+            }
             Entries::Cluster(nodes) => nodes.ask(name, request).await,
         }
     }
@@ -257,15 +291,15 @@ impl Connector {
     }
 
     /// Publishes new connections and returns when they are dropped, with the time they were in use. Checks them at
-    /// intervals: reads the marks as a request would, and pings the other connection.
+    /// intervals: reads the marks as a request would, and pings the other connections.
     async fn watch(&self, connections: RedisConnections) -> Duration {
         let (connections, begun) = (Arc::new(connections), Instant::now());
         self.record_success(&connections);
         while timeout(HEARTBEAT, self.lost.notified()).await.is_err() {
             let beat = async {
                 self.namespace.view(&connections, &[]).await?;
-                if let Some(mut entries) = connections.entries_on_marks_server() {
-                    redis::cmd("PING").query_async::<()>(&mut entries).await?;
+                for mut other in connections.beside_marks() {
+                    redis::cmd("PING").query_async::<()>(&mut other).await?;
                 }
                 Ok(())
             };
@@ -350,7 +384,8 @@ impl Connector {
                 Some(Replicas::new(connection, &self.namespace.waited, needed, self.timeout))
             }
         };
-        let connections = RedisConnections { marks, entries, replicas, server, place };
+        let connections =
+            RedisConnections { marks, entries, replicas, server, place, of_threads: ThreadConnections::new() };
         // Not left to the first lookup: it shows whether this server takes writes, and loads the script.
         self.namespace.begin(&connections).await?;
         Ok(connections)

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, Script, ScriptInvocation};
+use redis::{Cmd, RedisResult, Script, ScriptInvocation};
 
 use super::connections::RedisConnections;
 use crate::marks::{Epoch, MarksView, Stamp};
@@ -21,6 +21,8 @@ macro_rules! namespace {
             pub(super) marks_max: u64,
             $(pub(super) $fleet: Script,)+
             $(pub(super) $alone: Script,)+
+            /// Commands of every lookup.
+            pub(super) read: ReadCommands,
             /// Whether there may be soft marks, so that they have to be read.
             pub(super) soft: AtomicBool,
             /// Whether this process has seen an epoch of the namespace before; only for the log.
@@ -37,6 +39,7 @@ macro_rules! namespace {
                     marks_max: marks_max.max(1),
                     $($fleet: Script::new(concat!(include_str!("../epoch.lua"), script!($fleet))),)+
                     $($alone: Script::new(script!($alone)),)+
+                    read: ReadCommands::new(&format!("{{{name}}}:meta")),
                     soft: AtomicBool::new(false),
                     met: AtomicBool::new(false),
                 }
@@ -57,9 +60,33 @@ namespace! {
     alone: forget expel lock_fetch unlock_fetch hold_sweep store_key_stats;
 }
 
+/// The commands of a lookup that are always the same.
+pub(super) struct ReadCommands {
+    /// The last sequence issued.
+    pub(super) sequence: Cmd,
+    /// A write that changes nothing in a complete namespace.
+    pub(super) write: Cmd,
+    pub(super) meta: Cmd,
+}
+
+impl ReadCommands {
+    fn new(meta: &str) -> ReadCommands {
+        let command = |name: &str, arguments: &[&str]| {
+            let mut command = redis::cmd(name);
+            command.arg(meta).arg(arguments);
+            command
+        };
+        ReadCommands {
+            sequence: command("HGET", &["seq"]),
+            write: command("HSETNX", &["born", "0"]),
+            meta: command("HMGET", &["epoch", "seq", "floor", "run_id", "soft_invalidated"]),
+        }
+    }
+}
+
 impl Namespace {
     pub(super) fn entry(&self, key: &str) -> String {
-        format!("{}:{key}", self.name)
+        [&self.name, ":", key].concat()
     }
 
     /// The `label` of `ns:label:digest:v1`.

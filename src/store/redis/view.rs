@@ -35,11 +35,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, Pipeline, RedisResult, Value, from_redis_value};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Value, from_redis_value};
 
 use super::connections::RedisConnections;
 use super::errors::malformed_reply;
-use super::namespace::Namespace;
+use super::namespace::{Namespace, ReadCommands};
 use super::{SENTINEL, SOFT};
 use crate::entry::ENCODING_MAX;
 use crate::marks::{Epoch, MarksView, Sequence, Stamp, Tag};
@@ -126,7 +126,7 @@ impl Namespace {
         tags: &[Tag],
     ) -> RedisResult<(Option<Bytes>, MarksRead)> {
         let first = || {
-            let mut pipe = redis::pipe();
+            let mut pipe = Pipeline::with_capacity(8);
             if let Some(name) = name {
                 add_entry(&mut pipe, name);
             }
@@ -173,19 +173,21 @@ impl Namespace {
         tags: impl Iterator<Item = &'t Tag> + Clone,
         softly: bool,
     ) {
-        pipe.cmd("HGET").arg(&self.meta).arg("seq");
-        pipe.cmd("ZMSCORE").arg(&self.marks).arg(SENTINEL).arg("*");
+        let bytes: usize = tags.clone().map(|tag| tag.as_str().len()).sum();
+        let mut marks = Cmd::with_capacity(16, self.marks.len() + bytes + 64);
+        marks.arg("ZMSCORE").arg(&self.marks).arg(SENTINEL).arg("*");
         for tag in tags.clone() {
-            pipe.arg(tag.as_str());
+            marks.arg(tag.as_str());
         }
         if softly {
-            pipe.arg(format!("{SOFT}*"));
+            marks.arg(format!("{SOFT}*"));
             for tag in tags {
-                pipe.arg(format!("{SOFT}{tag}"));
+                marks.arg(format!("{SOFT}{tag}"));
             }
         }
-        pipe.cmd("HSETNX").arg(&self.meta).arg("born").arg(0);
-        pipe.cmd("HMGET").arg(&self.meta).arg(&["epoch", "seq", "floor", "run_id", "soft_invalidated"]);
+        let ReadCommands { sequence, write, meta } = &self.read;
+        pipe.add_command(sequence.clone()).add_command(marks);
+        pipe.add_command(write.clone()).add_command(meta.clone());
     }
 
     pub(super) async fn view_or_begin(

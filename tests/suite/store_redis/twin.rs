@@ -436,8 +436,16 @@ impl Both {
     async fn keep(&mut self) {
         let (text, kept) = (format!("{}", self.clock), self.one_of(&[KEY, "other:0:v1"]));
         let until = self.clock + 3_600_000_000;
-        self.store.put(kept, Bytes::from(text.clone()), PATIENCE * 100).await.unwrap();
-        self.twin.put(kept, Bytes::from(text), until);
+        let entry = Bytes::from(text);
+        if self.one_of(&[true, false]) {
+            let is_new = self.store.put_new(kept, entry.clone(), PATIENCE * 100).await.unwrap();
+            self.real.text(format!("new: {is_new}"));
+            let is_new = self.twin.put_new(kept, entry, self.clock, until);
+            self.simulated.text(format!("new: {is_new}"));
+        } else {
+            self.store.put(kept, entry.clone(), PATIENCE * 100).await.unwrap();
+            self.twin.put(kept, entry, until);
+        }
         self.real.text(format!("{:?}", self.store.get(KEY).await.unwrap()));
         self.simulated.text(format!("{:?}", self.twin.entry(KEY, self.clock)));
         self.real.text(format!("{}", self.store.remove("other:0:v1").await.unwrap()));
