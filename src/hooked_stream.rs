@@ -1,5 +1,6 @@
 //! A byte stream with hooks: code that observes, delays or changes what is read from and written to it.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -61,6 +62,15 @@ impl<'a> WriteBytes<'a> {
     }
 }
 
+/// Most bytes of several slices that are joined to be written as one, such as a head and a short body: to copy them takes less time than
+/// the kernel takes for several.
+const JOINED: usize = 4 << 10;
+
+thread_local! {
+    /// Slices that are being joined.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// A stream with its hooks.
 #[derive(Debug)]
 pub struct HookedStream<S: AsyncRead + AsyncWrite + Unpin, H: StreamHooks<S>> {
@@ -100,7 +110,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: StreamHooks<S>> AsyncWrite for Hooked
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let (stream, hooks) = self.parts()?;
-        hooks.write(stream, cx, WriteBytes::Vectored(slices))
+        if let [slice] = slices {
+            return hooks.write(stream, cx, WriteBytes::Slice(slice));
+        }
+        if slices.iter().map(|slice| slice.len()).sum::<usize>() > JOINED {
+            return hooks.write(stream, cx, WriteBytes::Vectored(slices));
+        }
+        let mut joined = BUFFER.take();
+        joined.clear();
+        slices.iter().for_each(|slice| joined.extend_from_slice(slice));
+        let written = hooks.write(stream, cx, WriteBytes::Slice(&joined));
+        BUFFER.set(joined);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -122,6 +143,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: StreamHooks<S>> Drop for HookedStream
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
             self.hooks.close(stream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt as _;
+
+    /// Notes how it was written to.
+    #[derive(Debug, Default)]
+    struct Noted(Vec<usize>);
+
+    impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for Noted {
+        fn write(
+            &mut self,
+            stream: &mut S,
+            cx: &mut Context<'_>,
+            output: WriteBytes<'_>,
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(match output {
+                WriteBytes::Slice(_) => 1,
+                WriteBytes::Vectored(slices) => slices.len(),
+            });
+            output.write_to(stream, cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn short_slices_are_written_as_one_and_long_ones_as_they_are() {
+        let (near, mut far) = tokio::io::duplex(64 << 10);
+        let mut stream = HookedStream::new(near, Noted::default());
+        let (short, long) = (vec![b'a'; 1 << 10], vec![b'b'; JOINED]);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for (head, body, expected) in [(&short, &short, 1), (&short, &long, 2)] {
+            let slices = [IoSlice::new(head), IoSlice::new(body)];
+            let Poll::Ready(Ok(written)) = Pin::new(&mut stream).poll_write_vectored(&mut cx, &slices) else {
+                panic!("there is room");
+            };
+            assert_eq!(stream.hooks.0.pop(), Some(expected));
+            let mut read = vec![0; written];
+            far.read_exact(&mut read).await.unwrap();
+            assert_eq!(read, [&head[..], &body[..]].concat()[..written]);
         }
     }
 }

@@ -209,7 +209,8 @@ impl RequestTrace {
 
     /// Begins a span below that of the request.
     pub fn step(&self, name: &'static str) -> Step {
-        Step(self.tracer.build_with_context(SpanBuilder::from_name(name), &self.context))
+        // In a box: every request has room for one, and few are traced.
+        Step(Box::new(self.tracer.build_with_context(SpanBuilder::from_name(name), &self.context)))
     }
 
     /// Begins the span of a request to upstream, which becomes the parent of what upstream records (W3C Trace Context).
@@ -233,7 +234,7 @@ fn method_of(method: &Method) -> String {
 
 /// A span below that of a request. Ends when it is dropped.
 #[derive(Debug)]
-pub struct Step(#[allow(dead_code, reason = "held")] Span);
+pub struct Step(#[allow(dead_code, reason = "held")] Box<Span>);
 
 /// The span of a request to upstream. Ends when it is dropped.
 #[derive(Debug)]

@@ -113,7 +113,8 @@ impl Cache {
     /// Waits until a write may be acknowledged as far as the rules of other proxies are concerned ([`crate::coherence::fleet::Fleet::rules_settled`]).
     pub async fn rules_settled(&self) {
         if let Some(shared) = &self.shared {
-            shared.fleet.rules_settled().await;
+            // In a box: without Redis every write would have room for it.
+            Box::pin(shared.fleet.rules_settled()).await;
         }
     }
 

@@ -26,8 +26,7 @@ impl<T: Send + 'static> Detachable<T> {
 
 impl Detachable<()> {
     /// Waits for something else, which the work brings about, and goes on with the work meanwhile.
-    pub async fn until<U>(&mut self, other: impl Future<Output = U>) -> U {
-        let mut other = std::pin::pin!(other);
+    pub async fn until<U>(&mut self, mut other: Pin<&mut impl Future<Output = U>>) -> U {
         std::future::poll_fn(|cx| {
             let _ = Pin::new(&mut *self).poll(cx);
             other.as_mut().poll(cx)
@@ -104,7 +103,7 @@ mod tests {
             give.send(7).unwrap();
             std::future::pending::<()>().await;
         });
-        assert_eq!(work.until(take).await, Ok(7));
+        assert_eq!(work.until(std::pin::pin!(take)).await, Ok(7));
         assert_eq!(tasks.len(), 1);
     }
 }

@@ -137,7 +137,11 @@ async fn lead(
     let (give, mut take) = oneshot::channel();
     let context = FetchContext::new(request, request.client_request.sharer(running), lookup, miss.stale.clone());
     let mut work = begin(running, context, permit, give);
-    let outcome = match work.until(slow::or_stale(running, request, miss, fetch.outcome())).await {
+    let outcome = {
+        let outcome = pin!(slow::or_stale(running, request, miss, fetch.outcome()));
+        work.until(outcome).await
+    };
+    let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(stale) => {
             // A fetch that nobody waits for is abandoned while it waits for a place at upstream.

@@ -97,10 +97,11 @@ pub(super) async fn answer_later(running: &Arc<Running>, pending: Box<PendingRea
     let lookup = match stage {
         ReadStage::Begun => {
             let _step = request.client_request.step("lookup");
-            counted(running, &request, request.look_up(&running.cache).await)
+            counted(running, &request, Box::pin(request.look_up(&running.cache)).await)
         }
         ReadStage::NotInMemory(cache_key, _step) => {
-            counted(running, &request, request.look_up_later(&running.cache, cache_key).await)
+            // In a box, like all that only Redis needs: without it every miss would have room for it.
+            counted(running, &request, Box::pin(request.look_up_later(&running.cache, cache_key)).await)
         }
         ReadStage::LookedUp(lookup) => lookup,
     };
@@ -252,7 +253,7 @@ async fn ask_upstream(
             return failed(UpstreamError::Abandoned, Fwd::UriMiss);
         }
         retried = Some(retry);
-        lookup = request.look_up(&running.cache).await;
+        lookup = Box::pin(request.look_up(&running.cache)).await;
         let is_known = is_known(running, &request, &lookup).await;
         (request, ask) = match serve(running, request, &lookup, is_known) {
             Ok(answered) => return answered,

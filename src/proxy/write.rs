@@ -148,11 +148,14 @@ async fn carry_out(
         let intent = Intent { id: intent.id.clone(), tags };
         let origin = origin(&http, answer.as_ref().ok().map(Response::status));
         let ended = (end, answer_fields);
-        (!intent.tags.is_empty()).then(|| Rest::of(scope, Arc::clone(&live), upload, ended, intent, origin))
+        (!intent.tags.is_empty())
+            .then(|| Box::new(Rest::of(scope, Arc::clone(&live), upload, ended, intent, origin)))
     });
     // Upstream may act again when it has the rest of the content.
     let answered = answer.as_ref().ok().filter(|_| rest.is_none());
     let candidate = answered.and_then(|answer| Candidate::of(running, &http, answer, times, &methods, &what));
+    // As `rest`: few writes have one, and both are large.
+    let candidate = candidate.map(Box::new);
     what.watched = candidate.iter().flat_map(|candidate| candidate.tags().to_vec()).collect();
     let result = match end {
         Some(end) if !what.is_empty() => {
@@ -195,7 +198,7 @@ fn answer_client(
     http: &ClientRequest,
     answer: Result<Response<ResponseBody>, UpstreamError>,
     is_delivered: bool,
-    stored: Option<(Candidate, Stamp)>,
+    stored: Option<(Box<Candidate>, Stamp)>,
     what: &Invalidations,
 ) -> Answered {
     if !is_delivered && refuses_writes_in_outages(running) {

@@ -94,11 +94,10 @@ impl Upstream {
                 }),
                 Some((headers, body)),
             ) => {
-                let second = {
-                    let attempt = Attempt { place: &mut place, is_repetition: true };
-                    self.send_once(attempt, method, path_and_query, headers, body, interim)
-                }
-                .await;
+                let attempt = Attempt { place: &mut place, is_repetition: true };
+                // In a box: it is rare, and the first attempt's outcome is kept beside it.
+                let second =
+                    Box::pin(self.send_once(attempt, method, path_and_query, headers, body, interim)).await;
                 // A valid response now shows that what arrived before was none.
                 if let (Ok(_), ConnectionFault::Stray(stray)) = (&second, fault) {
                     self.pool.distrust(stray);

@@ -35,7 +35,8 @@ pub(super) async fn or_stale<T>(
     tokio::select! {
         biased;
         fetched = &mut fetched => Ok(fetched),
-        stale = stale_now(running, request, miss) => match stale {
+        // In a box: it is rare, and would enlarge the future of every fetch.
+        stale = Box::pin(stale_now(running, request, miss)) => match stale {
             Some(answered) => Err(Box::new(answered)),
             None => Ok(fetched.await),
         },

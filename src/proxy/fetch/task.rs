@@ -209,7 +209,8 @@ async fn deliver(
                 }
             }
             if permit.is_shared() && storable::is_failure(answer.status()) {
-                share_error(running, context, permit, leader_only, answer, (fields, reason)).await;
+                // In a box: it is rare, and larger than the rest.
+                Box::pin(share_error(running, context, permit, leader_only, answer, (fields, reason))).await;
                 return false;
             }
             if let Some(leader_only) = leader_only {

@@ -63,7 +63,7 @@ pub struct Candidate {
 pub fn answered(
     running: &Arc<Running>,
     answer: Response<ResponseBody>,
-    candidate: Option<(Candidate, Stamp)>,
+    candidate: Option<(Box<Candidate>, Stamp)>,
     outcome: Outcome,
 ) -> Answered {
     let length = answer.body().size_hint().exact().unwrap_or(0);
