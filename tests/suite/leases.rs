@@ -44,6 +44,31 @@ fn a_hit_under_a_lease_asks_redis_nothing() {
     assert!(asked < 100, "{asked} questions for 500 hits");
 }
 
+/// The commands that Redis was given for entries of the family, in order.
+fn commands_for_entries(redis: &RedisServer) -> Vec<String> {
+    // id, time, microseconds, arguments, client, client name; the latest first
+    type Logged = (u64, u64, u64, Vec<Vec<u8>>, String, String);
+    let log: Vec<Logged> = redis.run(&["SLOWLOG", "GET", "-1"]);
+    let is_of_entry = |line: &&Logged| line.3.get(1).is_some_and(|name| name.starts_with(b"larder:users:"));
+    let of_entries = log.iter().rev().filter(is_of_entry);
+    of_entries.map(|line| String::from_utf8_lossy(&line.3[0]).into_owned()).collect()
+}
+
+#[test]
+fn a_new_entry_is_stored_with_one_command_and_one_that_replaces_another_is_compared_with_it_first() {
+    let site = site("lease = \"1s\"");
+    wait_for_lease(&site);
+    let redis = site.redis.as_ref().unwrap();
+    redis.run::<()>(&["CONFIG", "SET", "slowlog-max-len", "100000"]);
+    redis.run::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    site.get("/users").shows("stored");
+    eventually("it is stored", || commands_for_entries(redis) == ["GETRANGE", "SET"]);
+    site.write("POST", "/users/create").has_status(200);
+    site.get("/users").shows("stored");
+    let all = ["GETRANGE", "SET", "GETRANGE", "GETRANGE", "SET"];
+    eventually("it is replaced", || commands_for_entries(redis) == all);
+}
+
 #[test]
 fn every_hit_of_a_strict_proxy_asks_redis() {
     let site = site("coherence = \"strict\"");

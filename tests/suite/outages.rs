@@ -2,6 +2,7 @@
 //! may lose is in `hazards.rs`.
 
 use crate::hazards::{assert_recovers_without_the_invalidated, get_in_time, two_warm_proxies};
+use crate::support::client::send_raw;
 use crate::support::{Plan, RedisServer, Site, Tier, eventually};
 
 const RULES: &str = r#"
@@ -54,6 +55,41 @@ fn while_redis_hangs_requests_go_upstream_in_time_and_hits_come_back_by_themselv
     }
     site.redis().resume();
     eventually("hits are back", || get_in_time(&site, "/users").is("hit"));
+}
+
+#[test]
+fn each_worker_has_its_own_connections_to_redis_and_all_are_made_anew_when_one_is_lost() {
+    let mut site = site();
+    // Two of the link, its subscription, two of each worker, and the one that asks.
+    let workers = std::thread::available_parallelism().unwrap().get();
+    let all = 3 + 2 * workers + 1;
+    let clients = |site: &mut Site| site.redis().run::<String>(&["CLIENT", "LIST"]);
+    let mut number = 0;
+    let mut ask_all = |site: &mut Site| {
+        eventually("each worker has its own", || {
+            number += 1;
+            let request = |worker| format!("GET /users/{number}/{worker} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            // Open at the same time, so that each worker has one.
+            let send = |worker| send_raw(site.address, request(worker).as_bytes(), false).unwrap();
+            let mut sent: Vec<_> = (0..workers).map(send).collect();
+            sent.iter_mut().for_each(|sent| drop(sent.head()));
+            clients(site).lines().count() == all
+        });
+    };
+    ask_all(&mut site);
+    site.get("/rooms");
+    let ids = clients(&mut site);
+    let ids = ids.lines().filter_map(|line| line.strip_prefix("id=")?.split(' ').next()?.parse::<u64>().ok());
+    let mut ids: Vec<u64> = ids.collect();
+    ids.sort_unstable();
+    // The last is the one that asks.
+    let of_a_worker = ids[ids.len() - 2].to_string();
+    site.redis().run::<u64>(&["CLIENT", "KILL", "ID", &of_a_worker]);
+    eventually("the loss is noticed and mended", || get_in_time(&site, "/rooms").is("hit"));
+    ask_all(&mut site);
+    site.write("POST", "/users/create").has_status(200);
+    get_in_time(&site, "/users/1/0").hides("hit");
+    assert!(!clients(&mut site).contains(&format!("id={of_a_worker} ")));
 }
 
 #[test]

@@ -45,6 +45,17 @@ enum SyncOutcome {
     Left,
 }
 
+/// How an invalidation relates to this proxy's copy of the marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Followed {
+    /// It was the next one: the copy extends to it.
+    Next,
+    /// The copy lacks some that came before it.
+    Later,
+    /// Its epoch is not that of the copy, which did not take it.
+    OtherEpoch,
+}
+
 /// A sync that is under way.
 #[derive(Debug, Clone, Copy)]
 struct Sending {
@@ -221,7 +232,8 @@ impl Fleet {
         if self.marks.stamp().epoch == taken.stamp.epoch {
             self.marks.soft_invalidate(soft.iter().map(|soft| (soft, taken.stamp.sequence)), sent);
         }
-        if !self.follow(taken.stamp, taken.previous, tags) {
+        let followed = self.follow(taken.stamp, taken.previous, tags);
+        if followed == Followed::OtherEpoch {
             // The next sync begins the epoch, and its reply may have been sent before this. Until then nothing in memory
             // is trusted.
             let known = foreign.filter(|known| known.epoch == taken.stamp.epoch).map_or(0, |known| known.sequence);
@@ -229,7 +241,10 @@ impl Fleet {
             self.sync.lease.end();
         }
         drop(foreign);
-        self.request_sync();
+        // Otherwise the copy is complete, and a sync would bring nothing.
+        if followed != Followed::Next {
+            self.request_sync();
+        }
     }
 
     /// Applies an invalidation that a message has announced.
@@ -239,17 +254,17 @@ impl Fleet {
     }
 
     /// Puts the marks of one invalidation into the copy. If it follows directly on the last one there, the copy extends to it.
-    /// False if it is of another epoch.
-    fn follow(&self, stamp: Stamp, previous: Sequence, tags: &[Tag]) -> bool {
+    fn follow(&self, stamp: Stamp, previous: Sequence, tags: &[Tag]) -> Followed {
         let applied = self.marks.stamp();
         if applied.epoch != stamp.epoch {
-            return false;
+            return Followed::OtherEpoch;
         }
         self.marks.apply(tags.iter().map(|tag| (tag, stamp.sequence)));
-        if applied.sequence == previous {
-            self.marks.applied(stamp.sequence);
+        if applied.sequence != previous {
+            return Followed::Later;
         }
-        true
+        self.marks.applied(stamp.sequence);
+        Followed::Next
     }
 
     /// Whether the last sync has proved, recently enough, that Redis may be trusted in this epoch.

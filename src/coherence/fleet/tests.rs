@@ -522,6 +522,24 @@ async fn a_write_waits_one_lease_for_any_number_of_hung_members() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_own_invalidation_asks_for_a_sync_only_if_the_copy_of_the_marks_lacks_others() {
+    let store = Fake::new();
+    let cache = proxy(&store, usual());
+    pause().await;
+    let syncs = store.state().syncs;
+    for _ in 0..10 {
+        cache.invalidate(&tags(), OriginKind::Purge).await.taken.expect("the store takes it");
+    }
+    pause().await;
+    assert_eq!(store.state().syncs, syncs, "each followed the one before");
+    // Another proxy's, of which no message came.
+    store.state().sequence += 1;
+    cache.invalidate(&tags(), OriginKind::Purge).await.taken.expect("the store takes it");
+    pause().await;
+    assert!(store.state().syncs > syncs);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_undelivered_write_settles_within_a_lease_of_its_delivery() {
     let store = Fake::new();
     let cache = proxy(&store, usual());

@@ -74,20 +74,20 @@ impl ThreadConnections {
         let has_runtime =
             Handle::try_current().is_ok_and(|it| it.runtime_flavor() == RuntimeFlavor::CurrentThread);
         if has_runtime {
-            self.set(ThreadConnection { thread: here, own: None });
+            self.set(&ThreadConnection { thread: here, own: None });
         }
         has_runtime
     }
 
     /// This thread has opened its own.
     pub(super) fn opened(&self, own: Own) {
-        self.set(ThreadConnection { thread: thread::current().id(), own: Some(own) });
+        self.set(&ThreadConnection { thread: thread::current().id(), own: Some(own) });
     }
 
-    fn set(&self, new: ThreadConnection) {
+    fn set(&self, new: &ThreadConnection) {
         self.by_thread.rcu(|known| {
             let others = known.iter().filter(|it| it.thread != new.thread);
-            others.chain([&new]).cloned().collect::<Vec<_>>()
+            others.chain([new]).cloned().collect::<Vec<_>>()
         });
     }
 
