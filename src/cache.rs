@@ -457,20 +457,20 @@ impl Cache {
     /// The same for an entry under the primary key: a response, or a vary index. It does not replace a vary index of another
     /// proxy that names more fields: the variants could not be found any more (RFC 9111 §4.1). Then that vary index is stored in
     /// memory instead, so that later responses are told apart by its fields too. `is_error`: the response is an error, and its own
-    /// fields are not added to those. `is_new`: nothing was there when the fetch began. If that is still so, one command suffices.
+    /// fields are not added to those. `found_nothing`: by the lookup before the fetch. If nothing is there still, one command suffices.
     pub async fn store_shared_primary(
         &self,
         entry: &Entry,
         is_error: bool,
         place: &Placement,
-        is_new: bool,
+        found_nothing: bool,
     ) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
             return false;
         }
         let name = name(&place.label, StoreKey::of(&entry.text));
-        if is_new && let Some(view) = self.view_under_lease(shared, entry) {
+        if found_nothing && let Some(view) = self.view_under_lease(shared, entry) {
             let Some(encoding) = self.encode(shared, entry, &name, place, Some(view)) else { return false };
             match self.ask(shared.store.put_new(&name, encoding, place.keep).await, "put") {
                 Some(true) => return true,
@@ -496,7 +496,7 @@ impl Cache {
         self.put_shared(shared, entry, &name, place, Some(there.view)).await
     }
 
-    /// The marks of an entry that L1 has held, if this proxy knows of every acknowledged write.
+    /// The marks of an entry whose tags are held, under a lease: then the copy of the marks has every acknowledged write.
     fn view_under_lease(&self, shared: &Shared, entry: &Entry) -> Option<MarksView> {
         let is_known = entry.held().is_some() && shared.fleet.may_ask() && shared.fleet.holds_lease();
         is_known.then(|| self.memory.view_of(entry))

@@ -209,7 +209,7 @@ impl RequestTrace {
 
     /// Begins a span below that of the request.
     pub fn step(&self, name: &'static str) -> Step {
-        // In a box: every request has room for one, and few are traced.
+        // In a box: it would make the future of every request larger, and few are traced.
         Step(Box::new(self.tracer.build_with_context(SpanBuilder::from_name(name), &self.context)))
     }
 

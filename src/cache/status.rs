@@ -113,7 +113,7 @@ impl Cache {
     /// Waits until a write may be acknowledged as far as the rules of other proxies are concerned ([`crate::coherence::fleet::Fleet::rules_settled`]).
     pub async fn rules_settled(&self) {
         if let Some(shared) = &self.shared {
-            // In a box: without Redis every write would have room for it.
+            // In a box: without Redis it would only make the future of every write larger.
             Box::pin(shared.fleet.rules_settled()).await;
         }
     }

@@ -100,7 +100,7 @@ pub(super) async fn answer_later(running: &Arc<Running>, pending: Box<PendingRea
             counted(running, &request, Box::pin(request.look_up(&running.cache)).await)
         }
         ReadStage::NotInMemory(cache_key, _step) => {
-            // In a box, like all that only Redis needs: without it every miss would have room for it.
+            // In a box, like all that only Redis needs: without it, it would only make the future of every miss larger.
             counted(running, &request, Box::pin(request.look_up_later(&running.cache, cache_key)).await)
         }
         ReadStage::LookedUp(lookup) => lookup,

@@ -285,8 +285,8 @@ pub(super) struct CompleteResponse<'a> {
     pub stamp: Stamp,
     /// The marks at that time, if the fetch began with a lookup.
     pub view: Option<MarksView>,
-    /// Nothing was stored under the primary key when the fetch began.
-    pub is_new: bool,
+    /// The lookup before the fetch found nothing under the primary key.
+    pub found_nothing: bool,
     /// Everything that invalidates it.
     pub tags: Arc<[Tag]>,
     pub response: entry::Response,
@@ -301,8 +301,8 @@ pub(super) struct StoredEntries {
     surplus: Vec<CacheKey>,
     /// Readable part of their names in Redis.
     label: String,
-    /// Nothing was stored under the primary key when the fetch began.
-    is_new: bool,
+    /// The lookup before the fetch found nothing under the primary key.
+    found_nothing: bool,
 }
 
 /// A response as it is stored.
@@ -329,7 +329,7 @@ pub(super) fn stored(head: &Head, verdict: &StoreVerdict, body: Bytes) -> entry:
 impl CompleteResponse<'_> {
     /// Stores it in memory, unless it would hide stored variants. Also returns the entry of the response.
     pub fn store_in_memory(self, running: &Running) -> (Arc<Entry>, StoredEntries) {
-        let CompleteResponse { request, primary, vary_index, stamp, view, is_new, tags, response } = self;
+        let CompleteResponse { request, primary, vary_index, stamp, view, found_nothing, tags, response } = self;
         // Another variant may have come since the lookup.
         let known = known(running, primary, vary_index, view);
         let named = named(&response);
@@ -348,7 +348,7 @@ impl CompleteResponse<'_> {
             let kept = put(&primary.text, &tags, Content::Response(response), primary.hash, keep);
             note_story(running, request, primary, (&kept.0, primary.hash), view);
             let entry = Arc::clone(&kept.0);
-            return (entry, StoredEntries { entries: vec![kept], is_new, ..StoredEntries::default() });
+            return (entry, StoredEntries { entries: vec![kept], found_nothing, ..StoredEntries::default() });
         }
         let (now, variant) = (running.cache.now(), primary.variant(&on, &request.client_request.headers));
         let until = now.checked_add(keep).unwrap_or(now);
@@ -362,7 +362,7 @@ impl CompleteResponse<'_> {
         let stored = put(&variant.text, &tags, Content::Response(response), variant.hash, keep);
         note_story(running, request, primary, (&stored.0, variant.hash), view);
         let surplus = surplus.iter().map(|variant| primary.with_suffix(&variant.suffix)).collect();
-        (Arc::clone(&stored.0), StoredEntries { entries: vec![vary_index, stored], surplus, label, is_new })
+        (Arc::clone(&stored.0), StoredEntries { entries: vec![vary_index, stored], surplus, label, found_nothing })
     }
 }
 
@@ -405,7 +405,7 @@ impl StoredEntries {
             let is_newest = !running.cache.memory().holds_newer(place.hash, entry);
             is_shared &= is_newest
                 && match index {
-                    0 => running.cache.store_shared_primary(entry, is_error, place, self.is_new).await,
+                    0 => running.cache.store_shared_primary(entry, is_error, place, self.found_nothing).await,
                     _ => running.cache.store_shared(entry, place).await,
                 };
         }

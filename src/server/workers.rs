@@ -1,6 +1,6 @@
 //! The threads that serve clients' connections. Each has a runtime of its own, so that a connection, its requests and their fetches
 //! run on one core: waking a task of another thread costs a system call, and a runtime with several threads moves tasks between them.
-//! A connection stays with the worker that had the fewest when it came. Redis, the admin and background work are on other threads.
+//! A connection stays with the worker that had the fewest when it came. The admin and background work are on other threads.
 
 use std::io;
 use std::num::NonZero;

@@ -12,7 +12,7 @@
 -- then     number of tags to soft-invalidate, and of each: tag, microseconds of its grace
 -- then     number of watched tags, and these tags
 -- then     tags
--- Returns one text of three lines, since each value of a reply takes its reader time:
+-- Returns one text of three lines, which clients parse faster than a list:
 -- epoch, the sequence taken, the last sequence issued before it, age of the epoch in microseconds, the longest lease of the fleet in
 --   ms, and the highest of the floor and the marks that the watched tags had before;
 -- all members, each with its record;

@@ -3,7 +3,7 @@
 -- ARGV[5]  microseconds until its deadline
 -- ARGV[6]  its tags, one per line
 -- ARGV[7]  maximum number of intents
--- Returns one text, since each value of a reply takes its reader time: epoch, last sequence issued, the highest of the floor and the
+-- Returns one text, which clients parse faster than a list: epoch, last sequence issued, the highest of the floor and the
 -- root tag's mark; then on a line of its own the cause, empty if no epoch had to be started.
 local meta, cause = valid_epoch()
 if redis.call('ZCARD', INTENTS) > tonumber(ARGV[7]) then

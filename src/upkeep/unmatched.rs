@@ -92,8 +92,7 @@ pub struct Known {
 impl UnmatchedWrites {
     /// Counts a write. `None` if it is of another shape than those that are counted separately.
     pub fn count(&self, method: &Method, mut last: LastWrite) -> Option<CountedWrite> {
-        let mut shape = String::with_capacity(64);
-        shape.extend([method.as_str(), " "]);
+        let mut shape = format!("{method} ");
         shapes::write(&last.path, &mut shape);
         // A path is ASCII, and so is a method.
         shape.truncate(LONGEST);
@@ -105,12 +104,14 @@ impl UnmatchedWrites {
             state.others += 1;
             return None;
         }
-        if is_first {
-            let (last, reads) = (last.clone(), BTreeMap::new());
-            let nothing = ShapeWrites { count: 0, last, reads, followed: 0, is_followed: false };
-            state.by_shape.insert(shape.clone(), nothing);
-        }
-        let seen = state.by_shape.get_mut(&shape)?;
+        let nothing = || ShapeWrites {
+            count: 0,
+            last: last.clone(),
+            reads: BTreeMap::new(),
+            followed: 0,
+            is_followed: false,
+        };
+        let seen = state.by_shape.entry(shape.clone()).or_insert_with(nothing);
         seen.count += 1;
         seen.last = last;
         let is_followed = may_follow && !seen.is_followed && seen.followed < FOLLOWED;

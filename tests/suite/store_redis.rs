@@ -457,6 +457,38 @@ async fn a_dropped_store_leaves_no_connection_behind() {
     eventually("the connections are closed", || clients() == 1).await;
 }
 
+/// A thread with a runtime of its own has its own connections, whose replies it reads when it is not busy.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the thread is to be busy")]
+fn a_thread_that_is_too_busy_to_read_its_replies_in_time_does_not_take_the_link_down() {
+    let server = RedisServer::start();
+    let limit = Duration::from_millis(100);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = runtime.block_on(async {
+        let store = open(&StoreConfig { timeout: limit, ..config(&server.url()) });
+        store.connect_once().await.expect("the server is there");
+        Arc::new(store)
+    });
+    let mut changes = store.changes();
+    changes.mark_unchanged();
+    let clients = || server.run::<String>(&["CLIENT", "LIST"]).lines().count();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        store.view(&tags()).await.unwrap();
+        eventually("this thread has two beside the three of the store", || clients() == 6).await;
+        for _ in 0..3 {
+            let ask = |store: Arc<RedisStore>| async move { store.view(&tags()).await };
+            let asked: Vec<_> = (0..50).map(|_| tokio::spawn(ask(Arc::clone(&store)))).collect();
+            tokio::task::yield_now().await;
+            std::thread::sleep(limit * 3);
+            for asked in asked {
+                let _ = asked.await.unwrap();
+            }
+        }
+        store.view(&tags()).await.expect("a thread that is not busy gets its reply");
+    });
+    assert!(!changes.has_changed().unwrap(), "{:?}", store.link());
+}
+
 /// The fault of a store on this URL, which must be one that waiting does not mend.
 async fn rejection(url: &str) -> String {
     let store = open(&config(url));

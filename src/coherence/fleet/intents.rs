@@ -36,14 +36,20 @@ impl Fleet {
     pub(super) async fn carry_out_intents(&self) {
         let mut due = self.intents.0.subscribe();
         while let Ok(intents) = due.wait_for(|due| !due.is_empty()).await.map(|due| due.clone()) {
+            let mut are_done = true;
             for intent in &intents {
                 if self.carry_out(intent).await.is_err() {
                     self.metrics.store_error("carry_out");
                     // The next sync brings the rest again.
+                    are_done = false;
                     break;
                 }
             }
             self.intents.0.send_replace(Vec::new());
+            if are_done {
+                // A sync brings some of them only: there may be more.
+                self.sync.wanted.notify_one();
+            }
         }
     }
 

@@ -50,8 +50,8 @@ enum SyncOutcome {
 enum Followed {
     /// It was the next one: the copy extends to it.
     Next,
-    /// The copy lacks some that came before it.
-    Later,
+    /// It was not: the copy may lack some before it, or have more already.
+    NotNext,
     /// Its epoch is not that of the copy, which did not take it.
     OtherEpoch,
 }
@@ -261,7 +261,7 @@ impl Fleet {
         }
         self.marks.apply(tags.iter().map(|tag| (tag, stamp.sequence)));
         if applied.sequence != previous {
-            return Followed::Later;
+            return Followed::NotNext;
         }
         self.marks.applied(stamp.sequence);
         Followed::Next

@@ -185,7 +185,8 @@ impl Store for Fake {
                 stamp: state.stamp(),
                 marks,
                 soft: Vec::new(),
-                due: state.due.clone(),
+                // As many as the script returns.
+                due: state.due.iter().take(16).cloned().collect(),
                 state: epoch,
                 generation: Generation { epoch: Epoch(state.epoch), number: state.generation },
                 others: 0,
@@ -493,6 +494,18 @@ async fn missing_replicas_do_not_stop_intents_from_being_recovered() {
     sleep(2 * LEASE).await;
     assert_eq!(store.counts(), (0, 1));
     assert_eq!(cache.undelivered(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_intents_than_one_sync_brings_are_carried_out_without_a_pause() {
+    let store = Fake::new();
+    let _cache = proxy(&store, usual());
+    pause().await;
+    store.state().due = (0..100).map(|id| Intent { id: format!("w{id}").into(), tags: tags() }).collect();
+    // The next sync of its own.
+    sleep(LEASE / 4).await;
+    pause().await;
+    assert_eq!(store.counts(), (0, 100));
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,7 +111,7 @@ impl Confirmed {
             vary_index: vary_index.as_deref(),
             stamp,
             view: *view,
-            is_new: false,
+            found_nothing: false,
             tags,
             response,
         };

@@ -32,8 +32,8 @@ pub struct FetchContext {
     pub has_good: bool,
     /// The vary index, where responses vary.
     pub vary_index: Option<Arc<Entry>>,
-    /// Nothing was stored under the primary key.
-    pub is_new: bool,
+    /// The lookup found nothing under the primary key.
+    pub found_nothing: bool,
     /// The leader's client, whose share of upstream the fetch takes.
     pub client: Client,
     /// Other proxies wait for the end of this fetch. Released at the latest when the context is dropped.
@@ -61,7 +61,7 @@ impl FetchContext {
             }
             Found::Invalidated | Found::OtherVariant | Found::Nothing => false,
         };
-        let is_new = matches!(lookup.found, Found::Nothing) && lookup.primary_key.is_none();
+        let found_nothing = matches!(lookup.found, Found::Nothing) && lookup.primary_key.is_none();
         let _hold = lookup.hold.clone();
         FetchContext {
             request,
@@ -73,7 +73,7 @@ impl FetchContext {
             may_validate,
             has_good,
             vary_index,
-            is_new,
+            found_nothing,
             fleet_lock: None,
             _hold,
         }

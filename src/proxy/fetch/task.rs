@@ -318,8 +318,9 @@ async fn store(
     let stored = view.map(|view| {
         let (vary_index, tags) = (vary_index.as_deref(), verdict.tags(request));
         let response = storing::stored(head, verdict, body);
-        let (stamp, view, is_new) = (view.stamp, Some(view), context.is_new);
-        let complete = CompleteResponse { request, primary, vary_index, stamp, view, is_new, tags, response };
+        let (stamp, view, found_nothing) = (view.stamp, Some(view), context.found_nothing);
+        let complete =
+            CompleteResponse { request, primary, vary_index, stamp, view, found_nothing, tags, response };
         complete.store_in_memory(running).1
     });
     // New requests find it in memory, or fetch again.

@@ -152,7 +152,7 @@ impl Candidate {
             vary_index: None,
             stamp,
             view: None,
-            is_new: false,
+            found_nothing: false,
             tags: self.tags(),
             response,
         };

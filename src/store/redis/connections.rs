@@ -5,17 +5,24 @@
 //! Redis executes one command after the other, whatever connections they come on: a request that begins when another has its reply
 //! comes after it.
 
+use std::sync::Arc;
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::time::{Instant, timeout};
 
 use super::cluster::EntryNodes;
 use super::replicas::Replicas;
 use super::server::Server;
 use crate::config::store_url::ServerAddress;
+
+/// How long a thread does without connections of its own after they have failed.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Connections to one run of the server that holds the marks, and to the servers that hold entries.
 pub(super) struct RedisConnections {
@@ -38,21 +45,21 @@ pub(super) enum Entries {
 
 /// The connections of the threads that have their own.
 pub(super) struct ThreadConnections {
-    /// The thread that opened the link, and uses its connections.
-    home: ThreadId,
-    by_thread: ArcSwap<Vec<ThreadConnection>>,
+    /// The thread that opened the link. It uses those of the link.
+    opener: ThreadId,
+    by_thread: ArcSwap<Vec<(ThreadId, ThreadState)>>,
 }
 
 #[derive(Clone)]
-struct ThreadConnection {
-    thread: ThreadId,
-    /// `None` while they are being opened, and if that failed.
-    own: Option<Own>,
+enum ThreadState {
+    Opening,
+    Open(Arc<OwnConnections>),
+    /// They could not be opened, or did not answer in time. The thread uses those of the link until then.
+    WithoutUntil(Instant),
 }
 
 /// A thread's own connections to the server that holds the marks: for marks, and for the entries that it holds.
-#[derive(Clone)]
-pub(super) struct Own {
+pub(super) struct OwnConnections {
     pub(super) marks: MultiplexedConnection,
     pub(super) entries: Option<MultiplexedConnection>,
 }
@@ -60,55 +67,97 @@ pub(super) struct Own {
 impl ThreadConnections {
     /// None yet.
     pub(super) fn new() -> ThreadConnections {
-        ThreadConnections { home: thread::current().id(), by_thread: ArcSwap::default() }
+        ThreadConnections { opener: thread::current().id(), by_thread: ArcSwap::default() }
     }
 
-    /// Whether this thread is to open its own. The first call in each thread claims that.
-    pub(super) fn claim(&self) -> bool {
+    /// Whether this thread is to open its own now. Says so once, unless [`ThreadConnections::fail`] follows.
+    pub(super) fn are_to_be_opened(&self) -> bool {
         let here = thread::current().id();
-        let is_known = || self.by_thread.load().iter().any(|it| it.thread == here);
-        if here == self.home || is_known() {
-            return false;
-        }
+        let is_due = match self.by_thread.load().iter().find(|(thread, _)| *thread == here) {
+            None => here != self.opener,
+            Some((_, ThreadState::WithoutUntil(time))) => Instant::now() >= *time,
+            Some((_, ThreadState::Opening | ThreadState::Open(_))) => false,
+        };
         // A task of a runtime with several threads may go on in any of them.
-        let has_runtime =
-            Handle::try_current().is_ok_and(|it| it.runtime_flavor() == RuntimeFlavor::CurrentThread);
-        if has_runtime {
-            self.set(&ThreadConnection { thread: here, own: None });
+        let has_own_runtime =
+            || Handle::try_current().is_ok_and(|it| it.runtime_flavor() == RuntimeFlavor::CurrentThread);
+        let is_due = is_due && has_own_runtime();
+        if is_due {
+            self.set(here, &ThreadState::Opening);
         }
-        has_runtime
+        is_due
     }
 
     /// This thread has opened its own.
-    pub(super) fn opened(&self, own: Own) {
-        self.set(&ThreadConnection { thread: thread::current().id(), own: Some(own) });
+    pub(super) fn open(&self, own: OwnConnections) {
+        self.set(thread::current().id(), &ThreadState::Open(Arc::new(own)));
     }
 
-    fn set(&self, new: &ThreadConnection) {
-        self.by_thread.rcu(|known| {
-            let others = known.iter().filter(|it| it.thread != new.thread);
-            others.chain([new]).cloned().collect::<Vec<_>>()
-        });
+    /// This thread could not open its own, or they did not answer in time.
+    pub(super) fn fail(&self) {
+        self.set(thread::current().id(), &ThreadState::WithoutUntil(Instant::now() + RETRY));
     }
 
-    fn here<T>(&self, of: impl Fn(&Own) -> Option<T>) -> Option<T> {
+    /// Those of this thread.
+    pub(super) fn own(&self) -> Option<Arc<OwnConnections>> {
         let here = thread::current().id();
         let by_thread = self.by_thread.load();
-        by_thread.iter().find(|it| it.thread == here).and_then(|it| of(it.own.as_ref()?))
+        by_thread.iter().find(|(thread, _)| *thread == here).and_then(|(_, state)| state.open().cloned())
+    }
+
+    /// Pings all of them at once. Threads whose connections fail use those of the link for a while.
+    pub(super) async fn check(&self, limit: Duration) {
+        let by_thread = self.by_thread.load_full();
+        let checks = by_thread.iter().filter_map(|(thread, state)| {
+            let own = state.open()?;
+            Some(async move {
+                let is_alive = timeout(limit, own.ping()).await.is_ok_and(|answer| answer.is_ok());
+                if !is_alive {
+                    self.set(*thread, &ThreadState::WithoutUntil(Instant::now() + RETRY));
+                }
+            })
+        });
+        join_all(checks).await;
+    }
+
+    fn set(&self, thread: ThreadId, state: &ThreadState) {
+        self.by_thread.rcu(|known| {
+            let others = known.iter().filter(|(other, _)| *other != thread).cloned();
+            others.chain([(thread, state.clone())]).collect::<Vec<_>>()
+        });
+    }
+}
+
+impl ThreadState {
+    fn open(&self) -> Option<&Arc<OwnConnections>> {
+        match self {
+            ThreadState::Open(own) => Some(own),
+            ThreadState::Opening | ThreadState::WithoutUntil(_) => None,
+        }
+    }
+}
+
+impl OwnConnections {
+    async fn ping(&self) -> RedisResult<()> {
+        for connection in [Some(&self.marks), self.entries.as_ref()].into_iter().flatten() {
+            redis::cmd("PING").query_async::<()>(&mut connection.clone()).await?;
+        }
+        Ok(())
     }
 }
 
 impl RedisConnections {
     /// To the server that holds the marks. For small replies only: scripts, marks.
     pub(super) fn marks(&self) -> MultiplexedConnection {
-        self.of_threads.here(|own| Some(own.marks.clone())).unwrap_or_else(|| self.marks.clone())
+        self.of_threads.own().map_or_else(|| self.marks.clone(), |own| own.marks.clone())
     }
 
     /// The connection for entries if the same server holds them and the marks, so that one pipeline reads both.
     pub(super) fn entries_on_marks_server(&self) -> Option<MultiplexedConnection> {
         match &self.entries {
             Entries::SameServer(entries) => {
-                Some(self.of_threads.here(|own| own.entries.clone()).unwrap_or_else(|| entries.clone()))
+                let own = self.of_threads.own().and_then(|own| own.entries.clone());
+                Some(own.unwrap_or_else(|| entries.clone()))
             }
             Entries::Cluster(_) => None,
         }
@@ -120,18 +169,6 @@ impl RedisConnections {
             Entries::SameServer(connection) => vec![connection.clone()],
             Entries::Cluster(nodes) => nodes.connections(),
         }
-    }
-
-    /// All that are not used by each check of the link: the one for entries, and those of threads.
-    pub(super) fn beside_marks(&self) -> Vec<MultiplexedConnection> {
-        let by_thread = self.of_threads.by_thread.load();
-        let of_threads = by_thread.iter().filter_map(|it| it.own.as_ref());
-        let of_threads = of_threads.flat_map(|own| [Some(&own.marks), own.entries.as_ref()]).flatten();
-        let entries = match &self.entries {
-            Entries::SameServer(connection) => Some(connection),
-            Entries::Cluster(_) => None,
-        };
-        entries.into_iter().chain(of_threads).cloned().collect()
     }
 
     /// Whether `nodes` returns all servers that hold entries.

@@ -28,6 +28,9 @@ const SYNC_DUE_MAX: usize = 16;
 /// everything, and intents of further writes are refused.
 const INTENTS_MAX: usize = 100_000;
 
+/// Message of the error if a script replies what it should not.
+const OTHER_REPLY: &str = "the reply of a script has another form than it should";
+
 /// Most bypasses of a namespace.
 const BYPASSES_MAX: usize = 100;
 
@@ -182,11 +185,13 @@ impl Namespace {
             call.arg(tag.as_str());
         }
         let reply: String = call.invoke_async(&mut connections.marks()).await?;
-        let mut lines = reply.splitn(3, '\n');
-        let [epoch, sequence, previous, age, longest, latest] = numbers(lines.next())?;
-        let members: Vec<&str> = lines.next().unwrap_or_default().split_ascii_whitespace().collect();
-        self.log_new_epoch(epoch, lines.next().unwrap_or_default());
-        let others = members.as_chunks().0.iter().filter(|[id, _]| *id != cause.by);
+        let lines: Vec<&str> = reply.splitn(3, '\n').collect();
+        let [stamps, members, started] = lines[..] else { return Err(malformed_reply(OTHER_REPLY)) };
+        let [epoch, sequence, previous, age, longest, latest] = numbers(stamps)?;
+        let members: Vec<&str> = members.split_ascii_whitespace().collect();
+        let (members, []) = members.as_chunks() else { return Err(malformed_reply(OTHER_REPLY)) };
+        self.log_new_epoch(epoch, started);
+        let others = members.iter().filter(|[id, _]| *id != cause.by);
         let invalidated = Invalidated {
             taken: IssuedStamp {
                 stamp: Stamp { epoch: Epoch(epoch), sequence },
@@ -210,8 +215,8 @@ impl Namespace {
         let mut call = self.call(&self.record, connections);
         call.arg(&*intent.id).arg(micros(within)).arg(intended(&intent.tags)).arg(INTENTS_MAX);
         let reply: String = call.invoke_async(&mut connections.marks()).await?;
-        let (found, cause) = reply.split_once('\n').unwrap_or_default();
-        let [epoch, sequence, newest] = numbers(Some(found))?;
+        let (stamps, cause) = reply.split_once('\n').ok_or_else(|| malformed_reply(OTHER_REPLY))?;
+        let [epoch, sequence, newest] = numbers(stamps)?;
         self.log_new_epoch(epoch, cause);
         reached(connections, MarksView::hard(Stamp { epoch: Epoch(epoch), sequence }, newest), None).await
     }
@@ -277,10 +282,9 @@ fn state_of((age, longest, floor, marks, cause, clock): StateReply) -> EpochStat
 }
 
 /// Whole numbers with spaces between them.
-fn numbers<const COUNT: usize>(line: Option<&str>) -> RedisResult<[u64; COUNT]> {
-    let all: Result<Vec<u64>, _> = line.unwrap_or_default().split(' ').map(str::parse).collect();
-    let all = all.ok().and_then(|all| all.try_into().ok());
-    all.ok_or_else(|| malformed_reply("the reply of a script has other numbers than it should"))
+fn numbers<const COUNT: usize>(line: &str) -> RedisResult<[u64; COUNT]> {
+    let all: Result<Vec<u64>, _> = line.split(' ').map(str::parse).collect();
+    all.ok().and_then(|all| all.try_into().ok()).ok_or_else(|| malformed_reply(OTHER_REPLY))
 }
 
 /// Parses a member's record. `clock`: the server's, in microseconds. None for the sentinel.

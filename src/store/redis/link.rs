@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::EntryNodes;
-use super::connections::{Entries, Own, RedisConnections, ThreadConnections};
+use super::connections::{Entries, OwnConnections, RedisConnections, ThreadConnections};
 use super::dialer::{self, Dialer, SetupFault};
 use super::errors::{RedisFault, is_usable_after, server_message};
 use super::namespace::Namespace;
@@ -142,7 +142,7 @@ impl Connector {
                 Link::Up => StoreError::Away("connecting".to_owned()),
             });
         };
-        if connections.of_threads.claim() {
+        if connections.of_threads.are_to_be_opened() {
             tokio::spawn(Arc::clone(self).open_own(Arc::downgrade(&connections)));
         }
         Ok(connections)
@@ -156,32 +156,46 @@ impl Connector {
         let opened = timeout(self.connect_timeout, async {
             let (marks, server) = self.open_one(&place).await?;
             let (entries, other) = if has_entries { Some(self.open_one(&place).await?) } else { None }.unzip();
-            other.map_or(Ok(()), |other| server.must_be(&other))?;
-            Ok((Own { marks, entries }, server))
+            RedisResult::Ok((OwnConnections { marks, entries }, server, other))
         });
         let opened = opened.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
         let Some(link) = link.upgrade() else { return };
-        match opened.map(|(own, server)| (own, link.server.must_be(&server))) {
-            Ok((own, Ok(()))) => link.of_threads.opened(own),
-            // Another process answers at this address.
-            Ok((_, Err(replaced))) => self.drop_connections(&link, &StoreError::Away(server_message(&replaced))),
+        let (own, server, other) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 let reason = server_message(&error);
-                tracing::debug!(store = self.address, reason, "a thread has no connections of its own to Redis");
+                tracing::info!(
+                    store = self.address,
+                    reason,
+                    "a thread shares the connections to Redis with others for a while"
+                );
+                return link.of_threads.fail();
             }
+        };
+        match [Some(server), other].iter().flatten().try_for_each(|server| link.server.must_be(server)) {
+            Ok(()) => link.of_threads.open(own),
+            // Another process answers at this address.
+            Err(replaced) => self.drop_connections(&link, &StoreError::Away(server_message(&replaced))),
         }
     }
 
-    /// Runs a request within the time limit. Drops the connections after an error that shows them to be unusable.
+    /// Runs a request within the time limit. Drops the connections after an error that shows them to be unusable. A reply that does
+    /// not come in time on a thread's own connection may only show that the thread is busy: then the thread goes on with those of the
+    /// link, which show whether the server hangs.
     pub(super) async fn within_limit<T>(
         &self,
         connections: &Arc<RedisConnections>,
         request: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, StoreError> {
+        let has_own = connections.of_threads.own().is_some();
         let error = match timeout(self.timeout, request).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) if is_usable_after(&error) => return Err(StoreError::Refused(server_message(&error))),
             Ok(Err(error)) => StoreError::Away(server_message(&error)),
+            Err(_) if has_own => {
+                connections.of_threads.fail();
+                return Err(StoreError::Timeout(self.timeout));
+            }
             Err(_) => StoreError::Timeout(self.timeout),
         };
         self.drop_connections(connections, &error);
@@ -200,11 +214,12 @@ impl Connector {
         F: Future<Output = RedisResult<T>>,
     {
         match &connections.entries {
-            Entries::SameServer(entries) => {
-                let entries = connections.entries_on_marks_server().unwrap_or_else(|| entries.clone());
+            Entries::Cluster(nodes) => nodes.ask(name, request).await,
+            Entries::SameServer(of_link) => {
+                let own = connections.of_threads.own().and_then(|own| own.entries.clone());
+                let entries = own.unwrap_or_else(|| of_link.clone());
                 self.within_limit(connections, request(entries)).await
             }
-            Entries::Cluster(nodes) => nodes.ask(name, request).await,
         }
     }
 
@@ -291,20 +306,21 @@ impl Connector {
     }
 
     /// Publishes new connections and returns when they are dropped, with the time they were in use. Checks them at
-    /// intervals: reads the marks as a request would, and pings the other connections.
+    /// intervals: reads the marks as a request would, and pings the other connection and those of threads.
     async fn watch(&self, connections: RedisConnections) -> Duration {
         let (connections, begun) = (Arc::new(connections), Instant::now());
         self.record_success(&connections);
         while timeout(HEARTBEAT, self.lost.notified()).await.is_err() {
             let beat = async {
                 self.namespace.view(&connections, &[]).await?;
-                for mut other in connections.beside_marks() {
-                    redis::cmd("PING").query_async::<()>(&mut other).await?;
+                if let Some(mut entries) = connections.entries_on_marks_server() {
+                    redis::cmd("PING").query_async::<()>(&mut entries).await?;
                 }
                 Ok(())
             };
             // A failure that drops the connections wakes `lost`.
-            let _ = self.within_limit(&connections, beat).await;
+            let (_, ()) =
+                tokio::join!(self.within_limit(&connections, beat), connections.of_threads.check(self.timeout));
             self.follow(&connections).await;
         }
         begun.elapsed()
