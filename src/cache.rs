@@ -446,12 +446,13 @@ impl Cache {
         if entry.weight() > SHARED_MAX {
             return false;
         }
-        let view = match self.view_under_lease(shared, entry) {
-            Some(view) => Some(view),
-            None => self.ask_view(shared, &entry.tags.to_vec()).await,
-        };
+        if !self.is_current_under_lease(shared, entry)
+            && !self.ask_view(shared, &entry.tags.to_vec()).await.is_some_and(|view| view.is_current(entry.stamp))
+        {
+            return false;
+        }
         let name = name(&place.label, StoreKey::of(&entry.text));
-        self.put_shared(shared, entry, &name, place, view).await
+        self.put_shared(shared, entry, &name, place).await
     }
 
     /// The same for an entry under the primary key: a response, or a vary index. It does not replace a vary index of another
@@ -470,8 +471,8 @@ impl Cache {
             return false;
         }
         let name = name(&place.label, StoreKey::of(&entry.text));
-        if found_nothing && let Some(view) = self.view_under_lease(shared, entry) {
-            let Some(encoding) = self.encode(shared, entry, &name, place, Some(view)) else { return false };
+        if found_nothing && self.is_current_under_lease(shared, entry) {
+            let Some(encoding) = self.encode(shared, entry, &name, place) else { return false };
             match self.ask(shared.store.put_new(&name, encoding, place.keep).await, "put") {
                 Some(true) => return true,
                 None => return false,
@@ -493,38 +494,24 @@ impl Cache {
             self.memory.put(place.hash, vary_index);
             return false;
         }
-        self.put_shared(shared, entry, &name, place, Some(there.view)).await
+        // If a write came in since the fetch began, the entry is of no use, and might replace a newer one.
+        there.view.is_current(entry.stamp) && self.put_shared(shared, entry, &name, place).await
     }
 
-    /// The marks of an entry whose tags are held, under a lease: then the copy of the marks has every acknowledged write.
-    fn view_under_lease(&self, shared: &Shared, entry: &Entry) -> Option<MarksView> {
-        let is_known = entry.held().is_some() && shared.fleet.may_ask() && shared.fleet.holds_lease();
-        is_known.then(|| self.memory.view_of(entry))
+    /// Whether an entry whose tags are held is current by this proxy's copy of the marks, which has every acknowledged write under a
+    /// lease. False as well where only Redis can tell, as after the beginning of an epoch that the copy is not of yet.
+    fn is_current_under_lease(&self, shared: &Shared, entry: &Entry) -> bool {
+        shared.fleet.may_ask() && shared.fleet.holds_lease() && self.memory.view_of(entry).is_current(entry.stamp)
     }
 
-    async fn put_shared(
-        &self,
-        shared: &Shared,
-        entry: &Entry,
-        name: &str,
-        place: &Placement,
-        view: Option<MarksView>,
-    ) -> bool {
-        let Some(encoding) = self.encode(shared, entry, name, place, view) else { return false };
+    async fn put_shared(&self, shared: &Shared, entry: &Entry, name: &str, place: &Placement) -> bool {
+        let Some(encoding) = self.encode(shared, entry, name, place) else { return false };
         self.ask(shared.store.put(name, encoding, place.keep).await, "put").is_some()
     }
 
-    /// An entry as it is in Redis; `None` if it is not to be there. `view`: the marks of its tags.
-    fn encode(
-        &self,
-        shared: &Shared,
-        entry: &Entry,
-        name: &str,
-        place: &Placement,
-        view: Option<MarksView>,
-    ) -> Option<Bytes> {
-        // A write came in since the fetch began: the entry is of no use, and might replace a newer one.
-        if !view.is_some_and(|view| view.is_current(entry.stamp)) || self.bypasses.is_mixed(entry.tags.iter()) {
+    /// An entry as it is in Redis; `None` if it is not to be there.
+    fn encode(&self, shared: &Shared, entry: &Entry, name: &str, place: &Placement) -> Option<Bytes> {
+        if self.bypasses.is_mixed(entry.tags.iter()) {
             return None;
         }
         let encoding = entry.encode_compressed(&shared.seal, name, place.compress_above);
