@@ -6,6 +6,7 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderValue};
 
+use crate::hexadecimal::hexadecimal;
 use crate::http::headers::X_REQUEST_ID;
 
 /// Longest id of a client that is accepted, bytes.
@@ -50,26 +51,22 @@ impl RequestId {
     pub fn set(&self, fields: &mut HeaderMap) {
         let value = match self {
             RequestId::Client(value) => value.clone(),
-            RequestId::Made(number) => HeaderValue::from_bytes(&digits(*number)).expect("hexadecimal digits"),
+            RequestId::Made(number) => HeaderValue::try_from(digits(*number)).expect("hexadecimal digits"),
         };
         fields.insert(X_REQUEST_ID, value);
     }
 }
 
 /// The number as 32 hexadecimal digits.
-fn digits(number: u128) -> [u8; 32] {
-    let bytes = number.to_be_bytes();
-    std::array::from_fn(|at| {
-        let byte = bytes[at / 2];
-        b"0123456789abcdef"[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 0xf })]
-    })
+fn digits(number: u128) -> String {
+    hexadecimal(&number.to_be_bytes())
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RequestId::Client(value) => f.write_str(value.to_str().unwrap_or_default()),
-            RequestId::Made(number) => f.write_str(str::from_utf8(&digits(*number)).unwrap_or_default()),
+            RequestId::Made(number) => f.write_str(&digits(*number)),
         }
     }
 }

@@ -55,7 +55,7 @@ fn commands_for_entries(redis: &RedisServer) -> Vec<String> {
 }
 
 #[test]
-fn a_new_entry_is_stored_with_one_command_and_one_that_replaces_another_is_compared_with_it_first() {
+fn only_an_entry_that_may_replace_another_is_compared_before_it_is_stored() {
     let site = site("lease = \"1s\"");
     wait_for_lease(&site);
     let redis = site.redis.as_ref().unwrap();

@@ -58,7 +58,7 @@ fn while_redis_hangs_requests_go_upstream_in_time_and_hits_come_back_by_themselv
 }
 
 #[test]
-fn each_worker_has_its_own_connections_to_redis_and_all_are_made_anew_when_one_is_lost() {
+fn a_worker_replaces_its_own_connections_to_redis() {
     let mut site = site();
     // Two of the link, its subscription, two of each worker, and the one that asks.
     let workers = std::thread::available_parallelism().unwrap().get();

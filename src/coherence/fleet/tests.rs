@@ -497,7 +497,7 @@ async fn missing_replicas_do_not_stop_intents_from_being_recovered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_intents_than_one_sync_brings_are_carried_out_without_a_pause() {
+async fn many_due_intents_are_carried_out_without_a_pause() {
     let store = Fake::new();
     let _cache = proxy(&store, usual());
     pause().await;
@@ -535,7 +535,7 @@ async fn a_write_waits_one_lease_for_any_number_of_hung_members() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_own_invalidation_asks_for_a_sync_only_if_the_copy_of_the_marks_lacks_others() {
+async fn an_own_invalidation_asks_for_a_sync_only_after_a_gap() {
     let store = Fake::new();
     let cache = proxy(&store, usual());
     pause().await;

@@ -105,6 +105,11 @@ impl ThreadConnections {
         by_thread.iter().find(|(thread, _)| *thread == here).and_then(|(_, state)| state.open().cloned())
     }
 
+    /// This thread's connection for entries, or that of the link.
+    pub(super) fn entries(&self, of_link: &MultiplexedConnection) -> MultiplexedConnection {
+        self.own().and_then(|own| own.entries.clone()).unwrap_or_else(|| of_link.clone())
+    }
+
     /// Pings all of them at once. Threads whose connections fail use those of the link for a while.
     pub(super) async fn check(&self, limit: Duration) {
         let by_thread = self.by_thread.load_full();
@@ -155,10 +160,7 @@ impl RedisConnections {
     /// The connection for entries if the same server holds them and the marks, so that one pipeline reads both.
     pub(super) fn entries_on_marks_server(&self) -> Option<MultiplexedConnection> {
         match &self.entries {
-            Entries::SameServer(entries) => {
-                let own = self.of_threads.own().and_then(|own| own.entries.clone());
-                Some(own.unwrap_or_else(|| entries.clone()))
-            }
+            Entries::SameServer(of_link) => Some(self.of_threads.entries(of_link)),
             Entries::Cluster(_) => None,
         }
     }

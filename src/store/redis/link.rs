@@ -6,7 +6,8 @@
 //! server that may not hold the latest writes.
 //!
 //! This is the circuit breaker as well: without connections, requests fail at once, until the task has opened new ones. A
-//! hung server costs the requests in progress their time limit, once.
+//! hung server costs the requests in progress their time limit: once on the connections of the link, and once before on those that a
+//! thread has of its own, since there it may be the thread that is busy.
 
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
@@ -216,8 +217,7 @@ impl Connector {
         match &connections.entries {
             Entries::Cluster(nodes) => nodes.ask(name, request).await,
             Entries::SameServer(of_link) => {
-                let own = connections.of_threads.own().and_then(|own| own.entries.clone());
-                let entries = own.unwrap_or_else(|| of_link.clone());
+                let entries = connections.of_threads.entries(of_link);
                 self.within_limit(connections, request(entries)).await
             }
         }
