@@ -32,7 +32,7 @@ use crate::rules::MatchedRule;
 use crate::running::{Live, Running};
 use crate::store::fleet::{Intent, Invalidations, random_id};
 use crate::upkeep::invalidation_log::{InvalidationOrigin, OriginKind, RuleNote, Why};
-use crate::upkeep::unmatched::{LastWrite, READS_WITHIN};
+use crate::upkeep::unmatched::READS_WITHIN;
 use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
 mod contents;
@@ -384,12 +384,9 @@ fn described(what: &Invalidations) -> Option<Box<str>> {
 /// Counts a write that no rule matches, and logs the first of each route shape.
 fn count_unmatched(running: &Arc<Running>, live: &Live, http: &ClientRequest, status: Option<StatusCode>) {
     running.metrics.writes_unmatched.inc();
-    let last = LastWrite {
-        time: SystemTime::now(),
-        path: http.target.path.clone(),
-        status: status.map_or(0, |status| status.as_u16()),
-    };
-    let Some(counted) = running.unmatched.count(&http.method, last) else { return };
+    let status = status.map_or(0, |status| status.as_u16());
+    let counted = running.unmatched.count(&http.method, &http.target.path, status, SystemTime::now());
+    let Some(counted) = counted else { return };
     if counted.is_first && !live.rules.families().is_empty() {
         tracing::info!(shape = &*counted.shape, "no rule matches this write: it invalidates only its own path");
     }

@@ -38,7 +38,7 @@ struct UnmatchedCounts {
 }
 
 /// The writes of one shape.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct ShapeWrites {
     count: u64,
     last: LastWrite,
@@ -55,6 +55,12 @@ pub struct LastWrite {
     pub path: String,
     /// Of upstream's response; 0: there was none.
     pub status: u16,
+}
+
+impl Default for LastWrite {
+    fn default() -> LastWrite {
+        LastWrite { time: SystemTime::UNIX_EPOCH, path: String::new(), status: 0 }
+    }
 }
 
 /// A write that was counted.
@@ -91,29 +97,29 @@ pub struct Known {
 
 impl UnmatchedWrites {
     /// Counts a write. `None` if it is of another shape than those that are counted separately.
-    pub fn count(&self, method: &Method, mut last: LastWrite) -> Option<CountedWrite> {
-        let mut shape = format!("{method} ");
-        shapes::write(&last.path, &mut shape);
+    pub fn count(&self, method: &Method, path: &str, status: u16, time: SystemTime) -> Option<CountedWrite> {
+        let mut shape = String::with_capacity(LONGEST);
+        shape.push_str(method.as_str());
+        shape.push(' ');
+        shapes::write(path, &mut shape);
         // A path is ASCII, and so is a method.
         shape.truncate(LONGEST);
-        last.path.truncate(LONGEST);
+        let path = &path[..path.len().min(LONGEST)];
         let mut state = lock(&self.0);
-        let (may_follow, is_full) = (state.followed < AT_A_TIME, state.by_shape.len() >= MOST);
+        let may_follow = state.followed < AT_A_TIME;
         let is_first = !state.by_shape.contains_key(&shape);
-        if is_first && is_full {
-            state.others += 1;
-            return None;
+        if is_first {
+            if state.by_shape.len() >= MOST {
+                state.others += 1;
+                return None;
+            }
+            state.by_shape.insert(shape.clone(), ShapeWrites::default());
         }
-        let nothing = || ShapeWrites {
-            count: 0,
-            last: last.clone(),
-            reads: BTreeMap::new(),
-            followed: 0,
-            is_followed: false,
-        };
-        let seen = state.by_shape.entry(shape.clone()).or_insert_with(nothing);
+        let seen = state.by_shape.get_mut(&shape)?;
         seen.count += 1;
-        seen.last = last;
+        (seen.last.time, seen.last.status) = (time, status);
+        seen.last.path.clear();
+        seen.last.path.push_str(path);
         let is_followed = may_follow && !seen.is_followed && seen.followed < FOLLOWED;
         if is_followed {
             seen.is_followed = true;
@@ -163,12 +169,12 @@ impl UnmatchedWrites {
 mod tests {
     use super::*;
 
-    fn at(path: &str) -> LastWrite {
-        LastWrite { time: SystemTime::UNIX_EPOCH, path: path.to_owned(), status: 200 }
+    fn count(writes: &UnmatchedWrites, method: Method, path: &str) -> Option<CountedWrite> {
+        writes.count(&method, path, 200, SystemTime::UNIX_EPOCH)
     }
 
     fn first_shape(writes: &UnmatchedWrites, path: &str) -> Option<String> {
-        writes.count(&Method::POST, at(path)).filter(|counted| counted.is_first).map(|counted| counted.shape)
+        count(&writes, Method::POST, path).filter(|counted| counted.is_first).map(|counted| counted.shape)
     }
 
     #[test]
@@ -184,7 +190,7 @@ mod tests {
         ] {
             assert_eq!(first_shape(&writes, path).as_deref(), expected, "{path}");
         }
-        assert!(writes.count(&Method::PUT, at("/users/7/photo")).unwrap().is_first);
+        assert!(count(&writes, Method::PUT, "/users/7/photo").unwrap().is_first);
         assert_eq!(writes.known().by_shape["POST /users/{}/photo"], 3);
         let (shapes, others) = writes.shapes();
         assert_eq!(
@@ -197,8 +203,8 @@ mod tests {
     fn the_number_of_shapes_is_bounded() {
         let writes = UnmatchedWrites::default();
         let word = |n: usize| n.to_string().bytes().map(|digit| char::from(digit + 49)).collect::<String>();
-        (0..2 * MOST).for_each(|n| drop(writes.count(&Method::POST, at(&format!("/{}", word(n))))));
-        writes.count(&Method::POST, at(&"/abc".repeat(1000)));
+        (0..2 * MOST).for_each(|n| drop(count(&writes, Method::POST, &format!("/{}", word(n)))));
+        count(&writes, Method::POST, &"/abc".repeat(1000));
         let known = writes.known();
         assert_eq!((known.by_shape.len(), known.others), (MOST, MOST as u64 + 1));
         assert!(known.by_shape.keys().all(|shape| shape.len() <= LONGEST));
@@ -208,18 +214,18 @@ mod tests {
     fn reads_after_a_write_are_counted_by_family() {
         let writes = UnmatchedWrites::default();
         let reads = |a, b| BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
-        let counted = writes.count(&Method::POST, at("/x/1")).unwrap();
+        let counted = count(&writes, Method::POST, "/x/1").unwrap();
         assert!(counted.is_followed);
-        assert!(!writes.count(&Method::POST, at("/x/2")).unwrap().is_followed, "one at a time for each shape");
+        assert!(!count(&writes, Method::POST, "/x/2").unwrap().is_followed, "one at a time for each shape");
         writes.followed(&counted.shape, &reads(10, 5), &reads(13, 5));
-        assert!(writes.count(&Method::POST, at("/x/3")).unwrap().is_followed);
+        assert!(count(&writes, Method::POST, "/x/3").unwrap().is_followed);
         writes.followed(&counted.shape, &reads(13, 5), &reads(14, 6));
         assert_eq!(writes.shapes().0[0].reads, reads(4, 1));
         let all = (0..2 * AT_A_TIME).map(|n| format!("/{}", "abcdefghijklmnopqrstuvwxyz".repeat(n + 1)));
-        let followed = all.filter(|path| writes.count(&Method::PUT, at(path)).unwrap().is_followed).count();
+        let followed = all.filter(|path| count(&writes, Method::PUT, path).unwrap().is_followed).count();
         assert!(followed <= AT_A_TIME);
         for _ in 0..2 * FOLLOWED {
-            if writes.count(&Method::POST, at("/y/1")).is_some_and(|counted| counted.is_followed) {
+            if count(&writes, Method::POST, "/y/1").is_some_and(|counted| counted.is_followed) {
                 writes.followed("POST /y/{}", &reads(0, 0), &reads(1, 0));
             }
         }
