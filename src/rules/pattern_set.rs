@@ -1,9 +1,10 @@
-//! Many path patterns at once: only those are tried that can match what the path begins with.
+//! Many path patterns at once: only those are tried whose literal texts the path has where they must be.
 
 use std::collections::BTreeMap;
 
 use regex::{RegexSet, RegexSetBuilder};
 use regex_syntax::hir::literal::Extractor;
+use regex_syntax::hir::{Class, Hir, HirKind};
 use smallvec::SmallVec;
 
 use super::pattern::{Matcher, Pattern};
@@ -14,13 +15,17 @@ const FEW: usize = 8;
 /// Largest compiled set of patterns with one prefix, in bytes.
 const COMPILED: usize = 64 << 20;
 
-/// Patterns by the texts that matching paths begin with. The time of a lookup grows with the number of patterns that share
-/// such a prefix, and not with the number of all patterns.
+/// Patterns by the texts that matching paths begin with and, where many share one, by the texts that follow the next segment. The time of
+/// a lookup grows with the number of patterns that have all these texts alike, and not with the number of all patterns.
 #[derive(Debug, Default)]
 pub struct PatternSet {
-    /// In the order of their texts.
-    prefixes: Vec<Prefix>,
+    case: PathCase,
+    prefixes: Prefixes,
 }
+
+/// In the order of their texts, which are in lower case if paths ignore case.
+#[derive(Debug, Default)]
+struct Prefixes(Vec<Prefix>);
 
 #[derive(Debug)]
 struct Prefix {
@@ -28,6 +33,8 @@ struct Prefix {
     /// The index of the longest other prefix that `text` begins with.
     shorter: Option<usize>,
     patterns: Patterns,
+    /// Those that take whatever stands between `text` and the next `/`, by what follows.
+    behind_segment: Prefixes,
 }
 
 /// The patterns with one prefix, with their indexes in the order given.
@@ -37,16 +44,54 @@ enum Patterns {
     Many(Vec<usize>, RegexSet),
 }
 
+/// A pattern, its index in the order given, and the texts that are still to be compared: all but the first follow a segment.
+type Indexed<'p> = (usize, &'p Pattern, &'p [Vec<u8>]);
+
 impl PatternSet {
-    /// `None` if the patterns with one prefix are too large together.
+    /// `None` if the patterns with the same texts are too large together.
     pub fn build<'p>(patterns: impl Iterator<Item = &'p Pattern>, case: PathCase) -> Option<PatternSet> {
-        let mut by_prefix: BTreeMap<Vec<u8>, Vec<(usize, &Pattern)>> = BTreeMap::new();
-        for (index, pattern) in patterns.enumerate() {
-            for prefix in prefixes_of(pattern) {
-                let patterns = by_prefix.entry(prefix).or_default();
-                if patterns.last().is_none_or(|(last, _)| *last != index) {
-                    patterns.push((index, pattern));
-                }
+        PatternSet::splitting(patterns, case, FEW)
+    }
+
+    /// With at most `few` patterns that share a prefix and are not told apart by what follows the next segment.
+    fn splitting<'p>(
+        patterns: impl Iterator<Item = &'p Pattern>,
+        case: PathCase,
+        few: usize,
+    ) -> Option<PatternSet> {
+        let patterns: Vec<_> = patterns.map(|pattern| (pattern, openings(pattern))).collect();
+        let each = patterns.iter().enumerate().flat_map(|(index, (pattern, openings))| {
+            openings.iter().map(move |texts| (index, *pattern, texts.as_slice()))
+        });
+        let prefixes = Prefixes::of(each.collect(), case, few)?;
+        Some(PatternSet { case, prefixes })
+    }
+
+    /// Indexes of the matching patterns, in the order given.
+    pub fn matches(&self, path: &str) -> impl Iterator<Item = usize> + use<> {
+        let mut found = SmallVec::<[usize; 8]>::new();
+        match self.case {
+            // Percent-encodings are in upper case.
+            PathCase::Insensitive if path.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                self.prefixes.find(path, path.to_ascii_lowercase().as_bytes(), &mut found);
+            }
+            _ => self.prefixes.find(path, path.as_bytes(), &mut found),
+        }
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter()
+    }
+}
+
+impl Prefixes {
+    fn of(patterns: Vec<Indexed<'_>>, case: PathCase, few: usize) -> Option<Prefixes> {
+        let mut by_prefix: BTreeMap<&[u8], Vec<Indexed<'_>>> = BTreeMap::new();
+        for (index, pattern, texts) in patterns {
+            let (first, behind) = texts.split_first()?;
+            let patterns = by_prefix.entry(first).or_default();
+            // Its openings with one first text are alike.
+            if patterns.last().is_none_or(|(last, ..)| *last != index) {
+                patterns.push((index, pattern, behind));
             }
         }
         let mut prefixes: Vec<Prefix> = Vec::with_capacity(by_prefix.len());
@@ -56,37 +101,40 @@ impl PatternSet {
             while let Some(at) = shorter.filter(|at| !text.starts_with(&prefixes[*at].text)) {
                 shorter = prefixes[at].shorter;
             }
-            prefixes.push(Prefix { text, shorter, patterns: Patterns::build(&patterns, case)? });
+            let is_split = patterns.len() > few;
+            let (behind, here): (Vec<_>, Vec<_>) =
+                patterns.into_iter().partition(|(_, _, behind)| is_split && !behind.is_empty());
+            let (patterns, behind_segment) = (Patterns::build(&here, case)?, Prefixes::of(behind, case, few)?);
+            prefixes.push(Prefix { text: text.to_vec(), shorter, patterns, behind_segment });
         }
-        Some(PatternSet { prefixes })
+        Some(Prefixes(prefixes))
     }
 
-    /// Indexes of the matching patterns, in the order given.
-    pub fn matches(&self, path: &str) -> impl Iterator<Item = usize> + use<> {
-        let mut found = SmallVec::<[usize; 8]>::new();
-        // Every prefix of the path is also one of the last text that is not after the path.
-        let mut next = self.prefixes.partition_point(|prefix| *prefix.text <= *path.as_bytes()).checked_sub(1);
-        while let Some(prefix) = next.map(|at| &self.prefixes[at]) {
-            if path.as_bytes().starts_with(&prefix.text) {
-                prefix.patterns.find(path, &mut found);
+    /// Adds the indexes of the patterns that match the path and whose texts `rest`, the end of the path, has.
+    fn find(&self, path: &str, rest: &[u8], found: &mut SmallVec<[usize; 8]>) {
+        // Every prefix of the rest is also one of the last text that is not after it.
+        let mut next = self.0.partition_point(|prefix| *prefix.text <= *rest).checked_sub(1);
+        while let Some(prefix) = next.map(|at| &self.0[at]) {
+            if let Some(behind) = rest.strip_prefix(prefix.text.as_slice()) {
+                prefix.patterns.find(path, found);
+                if let Some(slash) = memchr::memchr(b'/', behind) {
+                    prefix.behind_segment.find(path, &behind[slash..], found);
+                }
             }
             next = prefix.shorter;
         }
-        found.sort_unstable();
-        found.dedup();
-        found.into_iter()
     }
 }
 
 impl Patterns {
-    fn build(patterns: &[(usize, &Pattern)], case: PathCase) -> Option<Patterns> {
+    fn build(patterns: &[Indexed<'_>], case: PathCase) -> Option<Patterns> {
         if patterns.len() <= FEW {
-            let few = patterns.iter().map(|(index, pattern)| (*index, pattern.matcher().clone()));
+            let few = patterns.iter().map(|(index, pattern, _)| (*index, pattern.matcher().clone()));
             return Some(Patterns::Few(few.collect()));
         }
-        let mut set = RegexSetBuilder::new(patterns.iter().map(|(_, pattern)| pattern.regex().as_str()));
+        let mut set = RegexSetBuilder::new(patterns.iter().map(|(_, pattern, _)| pattern.regex().as_str()));
         set.case_insensitive(case == PathCase::Insensitive).size_limit(COMPILED);
-        Some(Patterns::Many(patterns.iter().map(|(index, _)| *index).collect(), set.build().ok()?))
+        Some(Patterns::Many(patterns.iter().map(|(index, _, _)| *index).collect(), set.build().ok()?))
     }
 
     /// Adds the indexes of those that match.
@@ -100,13 +148,76 @@ impl Patterns {
     }
 }
 
-/// Every path that the pattern matches begins with one of these. Empty if it matches none.
-fn prefixes_of(pattern: &Pattern) -> Vec<Vec<u8>> {
-    let found = pattern.hir().and_then(|hir| {
-        let found = Extractor::new().extract(&hir);
-        Some(found.literals()?.iter().map(|literal| literal.as_bytes().to_vec()).collect())
-    });
-    found.unwrap_or_else(|| vec![Vec::new()])
+/// Every path that the pattern matches begins with the first text of one of these; after the next `/` its second text follows, and so on.
+/// Empty if it matches no path. In lower case, if paths ignore case.
+fn openings(pattern: &Pattern) -> Vec<Vec<Vec<u8>>> {
+    // With letters of both cases an extractor would soon have more literals than it allows.
+    let Some(hir) = pattern.hir_by_case() else { return vec![vec![Vec::new()]] };
+    let mut opening = Opening { texts: vec![Vec::new()], is_behind_segment: false };
+    opening.add(&hir);
+    let mut openings = match opening.texts.len() {
+        1 => prefixes_of(&hir).into_iter().map(|prefix| vec![prefix]).collect(),
+        _ => vec![opening.texts],
+    };
+    if pattern.case() == PathCase::Insensitive {
+        openings.iter_mut().flatten().for_each(|text| text.make_ascii_lowercase());
+    }
+    openings
+}
+
+/// Every text that it matches begins with one of these. Empty if it matches none.
+fn prefixes_of(hir: &Hir) -> Vec<Vec<u8>> {
+    match Extractor::new().extract(hir).literals() {
+        Some(literals) => literals.iter().map(|literal| literal.as_bytes().to_vec()).collect(),
+        None => vec![Vec::new()],
+    }
+}
+
+/// One of [`openings`], as far as it is read from a pattern.
+struct Opening {
+    texts: Vec<Vec<u8>>,
+    /// Behind the last text the pattern has taken something without `/`.
+    is_behind_segment: bool,
+}
+
+impl Opening {
+    /// Continues with the next part of the pattern. False if what follows it cannot be read.
+    fn add(&mut self, hir: &Hir) -> bool {
+        match hir.kind() {
+            HirKind::Literal(literal) => self.add_literal(&literal.0),
+            HirKind::Capture(capture) => self.add(&capture.sub),
+            HirKind::Concat(parts) => parts.iter().all(|part| self.add(part)),
+            HirKind::Empty | HirKind::Look(_) => true,
+            _ => {
+                self.is_behind_segment = true;
+                !may_have_slash(hir)
+            }
+        }
+    }
+
+    fn add_literal(&mut self, literal: &[u8]) -> bool {
+        match (self.is_behind_segment, self.texts.last_mut()) {
+            (false, Some(text)) => text.extend_from_slice(literal),
+            // All up to the next `/` was taken.
+            _ if literal.starts_with(b"/") => self.texts.push(literal.to_vec()),
+            _ => return false,
+        }
+        self.is_behind_segment = false;
+        true
+    }
+}
+
+/// Whether a text that it matches may have a `/`.
+fn may_have_slash(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => false,
+        HirKind::Literal(literal) => literal.0.contains(&b'/'),
+        HirKind::Class(Class::Unicode(class)) => class.iter().any(|it| (it.start()..=it.end()).contains(&'/')),
+        HirKind::Class(Class::Bytes(class)) => class.iter().any(|it| (it.start()..=it.end()).contains(&b'/')),
+        HirKind::Repetition(repetition) => may_have_slash(&repetition.sub),
+        HirKind::Capture(capture) => may_have_slash(&capture.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().any(may_have_slash),
+    }
 }
 
 #[cfg(test)]
@@ -156,14 +267,40 @@ mod tests {
     fn patterns_of_a_thousand_prefixes_are_tried_one_at_a_time() {
         let texts: Vec<String> = (0..1_000).map(|n| format!("/api/f{n}/(?<id>[^/]+)")).collect();
         let set = PatternSet::build(compiled(&texts, PathCase::Sensitive).iter(), PathCase::Sensitive).unwrap();
-        assert_eq!(set.prefixes.len(), 1_000);
-        assert!(set.prefixes.iter().all(|it| matches!(&it.patterns, Patterns::Few(few) if few.len() == 1)));
+        assert_eq!(set.prefixes.0.len(), 1_000);
+        assert!(set.prefixes.0.iter().all(|it| matches!(&it.patterns, Patterns::Few(few) if few.len() == 1)));
+    }
+
+    /// Most patterns that are tried one by one for a path; `None`: more than [`FEW`] in one pass.
+    fn most_tried(prefixes: &Prefixes) -> Option<usize> {
+        let each = prefixes.0.iter().map(|prefix| match &prefix.patterns {
+            Patterns::Few(few) => Some(few.len().max(most_tried(&prefix.behind_segment)?)),
+            Patterns::Many(..) => None,
+        });
+        each.collect::<Option<Vec<usize>>>().map(|each| each.into_iter().max().unwrap_or(0))
+    }
+
+    #[test]
+    fn patterns_that_differ_behind_a_capture_or_ignore_case_are_tried_one_at_a_time() {
+        let shapes: [fn(usize) -> String; 4] = [
+            |n| format!(r"/(?<tenant>[^/]+)/thing{n}/(?<id>\d+)"),
+            |n| format!(r"/(?<tenant>[^/]+)/v(?<version>\d+)/thing{n}(?:/.*)?"),
+            |n| format!(r"/api/v1/thing{n}/(?<id>\d+)(?:/.*)?"),
+            |n| format!(r"/Api/(?<a>\w+)/(?<b>\w+)/é{n}/.*"),
+        ];
+        for case in [PathCase::Sensitive, PathCase::Insensitive] {
+            for shape in shapes {
+                let texts: Vec<String> = (0..100).map(shape).collect();
+                let set = PatternSet::build(compiled(&texts, case).iter(), case).unwrap();
+                assert_eq!(most_tried(&set.prefixes), Some(1), "{}, {case:?}", texts[7]);
+            }
+        }
     }
 
     /// Texts of patterns that often share what they begin with.
     fn texts() -> impl Strategy<Value = Vec<String>> {
         let part = prop_oneof![
-            3 => "[abAB]", 3 => Just("/".to_owned()), 1 => Just("(?:a|/b|ab)".to_owned()), 1 => Just("[^/]+".to_owned()),
+            3 => "[abAB]", 3 => Just("/".to_owned()), 1 => Just("(?:a|/b|ab)".to_owned()), 3 => Just("[^/]+".to_owned()), 1 => Just("[a-z]?/".to_owned()),
             1 => Just(".*".to_owned()), 1 => Just("b?".to_owned()), 1 => Just("[A-b]".to_owned()), 1 => Just("%61".to_owned()),
             1 => Just("é".to_owned()), 1 => Just("|/a".to_owned()), 1 => Just("(?-i)B".to_owned()), 1 => Just("(?i)k".to_owned()),
         ];
@@ -172,17 +309,18 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(256))]
 
         #[test]
         fn a_set_finds_what_its_patterns_match_one_by_one(
             texts in texts(),
             paths in prop::collection::vec(r"/([abABkK/]|%C3%A9){0,6}", 8),
             is_insensitive: bool,
+            few in 0..FEW,
         ) {
             let case = if is_insensitive { PathCase::Insensitive } else { PathCase::Sensitive };
             let patterns = compiled(&texts, case);
-            let set = PatternSet::build(patterns.iter(), case).unwrap();
+            let set = PatternSet::splitting(patterns.iter(), case, few).unwrap();
             for path in paths {
                 let path = case.fold(path).into_owned();
                 let expected: Vec<usize> = (0..patterns.len()).filter(|at| patterns[*at].is_match(&path)).collect();
