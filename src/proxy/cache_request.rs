@@ -203,7 +203,7 @@ impl CacheRequest {
     pub fn reported_url(&self) -> Cow<'_, str> {
         let target = &self.client_request.target;
         match (&self.family, &target.query) {
-            (Some(_), Some(query)) => format!("{}?{}", target.path, query::shown_names(query)).into(),
+            (Some(_), Some(query)) => [target.path.as_str(), "?", &query::shown_names(query)].concat().into(),
             _ => target.path.as_str().into(),
         }
     }

@@ -224,7 +224,7 @@ fn answer_client(
 /// The write, for the log of invalidations.
 fn origin(http: &ClientRequest, status: Option<StatusCode>) -> InvalidationOrigin {
     InvalidationOrigin {
-        method: Some(http.method.to_string()),
+        method: Some(http.method.as_str().to_owned()),
         path: Some(http.target.path.clone()),
         status: status.map(|status| status.as_u16()),
         request_id: Some(http.request_id.to_string()),
@@ -477,8 +477,11 @@ async fn record_intent(running: &Arc<Running>, intent: &Intent) -> Result<Option
     }
 }
 
-/// Waits for a write, and renews its intent: an upload may take long.
+/// Waits for a write, and renews its intent, if there is a Redis that has it: an upload may take long.
 async fn with_intent<T>(running: &Running, intent: &Intent, mut write: impl Future<Output = T> + Unpin) -> T {
+    if running.cache.store_handle().is_none() {
+        return write.await;
+    }
     loop {
         match tokio::time::timeout(intent_deadline(running) / 3, &mut write).await {
             Ok(done) => return done,

@@ -38,7 +38,7 @@ struct UnmatchedCounts {
 }
 
 /// The writes of one shape.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct ShapeWrites {
     count: u64,
     last: LastWrite,
@@ -55,12 +55,6 @@ pub struct LastWrite {
     pub path: String,
     /// Of upstream's response; 0: there was none.
     pub status: u16,
-}
-
-impl Default for LastWrite {
-    fn default() -> LastWrite {
-        LastWrite { time: SystemTime::UNIX_EPOCH, path: String::new(), status: 0 }
-    }
 }
 
 /// A write that was counted.
@@ -104,22 +98,24 @@ impl UnmatchedWrites {
         shapes::write(path, &mut shape);
         // A path is ASCII, and so is a method.
         shape.truncate(LONGEST);
-        let path = &path[..path.len().min(LONGEST)];
+        let last = LastWrite { time, path: path[..path.len().min(LONGEST)].to_owned(), status };
         let mut state = lock(&self.0);
-        let may_follow = state.followed < AT_A_TIME;
+        let (may_follow, is_full) = (state.followed < AT_A_TIME, state.by_shape.len() >= MOST);
         let is_first = !state.by_shape.contains_key(&shape);
-        if is_first {
-            if state.by_shape.len() >= MOST {
-                state.others += 1;
-                return None;
-            }
-            state.by_shape.insert(shape.clone(), ShapeWrites::default());
+        if is_first && is_full {
+            state.others += 1;
+            return None;
         }
-        let seen = state.by_shape.get_mut(&shape)?;
+        let nothing = || ShapeWrites {
+            count: 0,
+            last: last.clone(),
+            reads: BTreeMap::new(),
+            followed: 0,
+            is_followed: false,
+        };
+        let seen = state.by_shape.entry(shape.clone()).or_insert_with(nothing);
         seen.count += 1;
-        (seen.last.time, seen.last.status) = (time, status);
-        seen.last.path.clear();
-        seen.last.path.push_str(path);
+        seen.last = last;
         let is_followed = may_follow && !seen.is_followed && seen.followed < FOLLOWED;
         if is_followed {
             seen.is_followed = true;
@@ -169,12 +165,12 @@ impl UnmatchedWrites {
 mod tests {
     use super::*;
 
-    fn count(writes: &UnmatchedWrites, method: Method, path: &str) -> Option<CountedWrite> {
-        writes.count(&method, path, 200, SystemTime::UNIX_EPOCH)
+    fn count(writes: &UnmatchedWrites, method: &Method, path: &str) -> Option<CountedWrite> {
+        writes.count(method, path, 200, SystemTime::UNIX_EPOCH)
     }
 
     fn first_shape(writes: &UnmatchedWrites, path: &str) -> Option<String> {
-        count(&writes, Method::POST, path).filter(|counted| counted.is_first).map(|counted| counted.shape)
+        count(writes, &Method::POST, path).filter(|counted| counted.is_first).map(|counted| counted.shape)
     }
 
     #[test]
@@ -190,7 +186,7 @@ mod tests {
         ] {
             assert_eq!(first_shape(&writes, path).as_deref(), expected, "{path}");
         }
-        assert!(count(&writes, Method::PUT, "/users/7/photo").unwrap().is_first);
+        assert!(count(&writes, &Method::PUT, "/users/7/photo").unwrap().is_first);
         assert_eq!(writes.known().by_shape["POST /users/{}/photo"], 3);
         let (shapes, others) = writes.shapes();
         assert_eq!(
@@ -203,8 +199,8 @@ mod tests {
     fn the_number_of_shapes_is_bounded() {
         let writes = UnmatchedWrites::default();
         let word = |n: usize| n.to_string().bytes().map(|digit| char::from(digit + 49)).collect::<String>();
-        (0..2 * MOST).for_each(|n| drop(count(&writes, Method::POST, &format!("/{}", word(n)))));
-        count(&writes, Method::POST, &"/abc".repeat(1000));
+        (0..2 * MOST).for_each(|n| drop(count(&writes, &Method::POST, &format!("/{}", word(n)))));
+        count(&writes, &Method::POST, &"/abc".repeat(1000));
         let known = writes.known();
         assert_eq!((known.by_shape.len(), known.others), (MOST, MOST as u64 + 1));
         assert!(known.by_shape.keys().all(|shape| shape.len() <= LONGEST));
@@ -214,18 +210,18 @@ mod tests {
     fn reads_after_a_write_are_counted_by_family() {
         let writes = UnmatchedWrites::default();
         let reads = |a, b| BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
-        let counted = count(&writes, Method::POST, "/x/1").unwrap();
+        let counted = count(&writes, &Method::POST, "/x/1").unwrap();
         assert!(counted.is_followed);
-        assert!(!count(&writes, Method::POST, "/x/2").unwrap().is_followed, "one at a time for each shape");
+        assert!(!count(&writes, &Method::POST, "/x/2").unwrap().is_followed, "one at a time for each shape");
         writes.followed(&counted.shape, &reads(10, 5), &reads(13, 5));
-        assert!(count(&writes, Method::POST, "/x/3").unwrap().is_followed);
+        assert!(count(&writes, &Method::POST, "/x/3").unwrap().is_followed);
         writes.followed(&counted.shape, &reads(13, 5), &reads(14, 6));
         assert_eq!(writes.shapes().0[0].reads, reads(4, 1));
         let all = (0..2 * AT_A_TIME).map(|n| format!("/{}", "abcdefghijklmnopqrstuvwxyz".repeat(n + 1)));
-        let followed = all.filter(|path| count(&writes, Method::PUT, path).unwrap().is_followed).count();
+        let followed = all.filter(|path| count(&writes, &Method::PUT, path).unwrap().is_followed).count();
         assert!(followed <= AT_A_TIME);
         for _ in 0..2 * FOLLOWED {
-            if count(&writes, Method::POST, "/y/1").is_some_and(|counted| counted.is_followed) {
+            if count(&writes, &Method::POST, "/y/1").is_some_and(|counted| counted.is_followed) {
                 writes.followed("POST /y/{}", &reads(0, 0), &reads(1, 0));
             }
         }
