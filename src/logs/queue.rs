@@ -77,7 +77,8 @@ impl Queue {
     pub fn push_text(&self, lines: &[u8]) {
         let mut waiting = self.lock();
         if waiting.has_ended || waiting.lines.len() + lines.len() > QUEUE_MAX {
-            self.0.lost.fetch_add(1, Relaxed);
+            let count = memchr::memchr_iter(b'\n', lines).count().max(1);
+            self.0.lost.fetch_add(count as u64, Relaxed);
             return;
         }
         waiting.lines.extend_from_slice(lines);
@@ -214,6 +215,8 @@ mod tests {
         assert_eq!(GATE.lock().unwrap().len(), 6 + QUEUE_MAX);
         queue.push(b"late\n");
         assert_eq!(queue.lost(), 4, "after the end nothing is queued");
+        queue.push_text(b"two\nlines\n");
+        assert_eq!(queue.lost(), 6);
     }
 
     /// Takes three bytes at a time, is full each second time, and fails at the end.
