@@ -77,6 +77,7 @@ impl Queue {
     pub fn push_text(&self, lines: &[u8]) {
         let mut waiting = self.lock();
         if waiting.has_ended || waiting.lines.len() + lines.len() > QUEUE_MAX {
+            drop(waiting);
             let count = memchr::memchr_iter(b'\n', lines).count().max(1);
             self.0.lost.fetch_add(count as u64, Relaxed);
             return;

@@ -108,17 +108,12 @@ impl Pattern {
 
     /// The parsed pattern, with literals in normal form and with the case-sensitivity of paths.
     pub fn hir(&self) -> Option<Hir> {
-        self.parsed(self.case == PathCase::Insensitive)
-    }
-
-    /// The same with letters that match in one case only: in lower case, if paths are folded to it.
-    pub(super) fn hir_by_case(&self) -> Option<Hir> {
-        self.parsed(false)
-    }
-
-    fn parsed(&self, is_insensitive: bool) -> Option<Hir> {
-        let text = normalised(&self.text, self.case);
-        ParserBuilder::new().case_insensitive(is_insensitive).build().parse(&text).ok()
+        let is_insensitive = self.case == PathCase::Insensitive;
+        ParserBuilder::new()
+            .case_insensitive(is_insensitive)
+            .build()
+            .parse(&normalised(&self.text, self.case))
+            .ok()
     }
 
     /// The anchored pattern, with its literals in normal form.

@@ -1,10 +1,10 @@
 //! Many path patterns at once: only those are tried whose literal texts the path has where they must be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regex::{RegexSet, RegexSetBuilder};
 use regex_syntax::hir::literal::Extractor;
-use regex_syntax::hir::{Class, Hir, HirKind};
+use regex_syntax::hir::{Capture, Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Repetition};
 use smallvec::SmallVec;
 
 use super::pattern::{Matcher, Pattern};
@@ -12,6 +12,8 @@ use crate::http::target::PathCase;
 
 /// Most patterns with one prefix that are tried one by one. One pass over all of them costs as much as this many.
 const FEW: usize = 8;
+/// Most texts of a pattern that are compared.
+const TEXTS: usize = 16;
 /// Largest compiled set of patterns with one prefix, in bytes.
 const COMPILED: usize = 64 << 20;
 
@@ -19,11 +21,10 @@ const COMPILED: usize = 64 << 20;
 /// a lookup grows with the number of patterns that have all these texts alike, and not with the number of all patterns.
 #[derive(Debug, Default)]
 pub struct PatternSet {
-    case: PathCase,
     prefixes: Prefixes,
 }
 
-/// In the order of their texts, which are in lower case if paths ignore case.
+/// In the order of their texts, which are in lower case: with letters of both cases, a pattern that ignores case would have too many.
 #[derive(Debug, Default)]
 struct Prefixes(Vec<Prefix>);
 
@@ -64,18 +65,15 @@ impl PatternSet {
             openings.iter().map(move |texts| (index, *pattern, texts.as_slice()))
         });
         let prefixes = Prefixes::of(each.collect(), case, few)?;
-        Some(PatternSet { case, prefixes })
+        Some(PatternSet { prefixes })
     }
 
     /// Indexes of the matching patterns, in the order given.
     pub fn matches(&self, path: &str) -> impl Iterator<Item = usize> + use<> {
         let mut found = SmallVec::<[usize; 8]>::new();
-        match self.case {
-            // Percent-encodings are in upper case.
-            PathCase::Insensitive if path.bytes().any(|byte| byte.is_ascii_uppercase()) => {
-                self.prefixes.find(path, path.to_ascii_lowercase().as_bytes(), &mut found);
-            }
-            _ => self.prefixes.find(path, path.as_bytes(), &mut found),
+        match path.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => self.prefixes.find(path, path.to_ascii_lowercase().as_bytes(), &mut found),
+            false => self.prefixes.find(path, path.as_bytes(), &mut found),
         }
         found.sort_unstable();
         found.dedup();
@@ -148,21 +146,64 @@ impl Patterns {
     }
 }
 
-/// Every path that the pattern matches begins with the first text of one of these; after the next `/` its second text follows, and so on.
-/// Empty if it matches no path. In lower case, if paths ignore case.
+/// Every path that the pattern matches begins with the first text of one of these, apart from the case of ASCII letters; after the next
+/// `/` its second text follows, and so on. Empty if it matches no path.
 fn openings(pattern: &Pattern) -> Vec<Vec<Vec<u8>>> {
-    // With letters of both cases an extractor would soon have more literals than it allows.
-    let Some(hir) = pattern.hir_by_case() else { return vec![vec![Vec::new()]] };
+    let Some(hir) = pattern.hir().map(|hir| lower_case(&hir)) else { return vec![vec![Vec::new()]] };
     let mut opening = Opening { texts: vec![Vec::new()], is_behind_segment: false };
     opening.add(&hir);
-    let mut openings = match opening.texts.len() {
-        1 => prefixes_of(&hir).into_iter().map(|prefix| vec![prefix]).collect(),
-        _ => vec![opening.texts],
-    };
-    if pattern.case() == PathCase::Insensitive {
-        openings.iter_mut().flatten().for_each(|text| text.make_ascii_lowercase());
+    opening.texts.truncate(TEXTS);
+    let (prefixes, slashes) =
+        (prefixes_of(&hir), |text: &Vec<u8>| text.iter().filter(|byte| **byte == b'/').count());
+    // Alternatives with literals of their own may say more.
+    let are_longer =
+        opening.texts.first().is_some_and(|first| prefixes.iter().all(|it| slashes(it) > slashes(first)));
+    match opening.texts.len() > 1 && !are_longer {
+        true => vec![opening.texts],
+        false => prefixes.into_iter().map(|prefix| vec![prefix]).collect(),
     }
-    openings
+}
+
+/// The pattern with ASCII letters in lower case: it matches every text, put in lower case, that the pattern matches. Paths are in ASCII,
+/// and have none of the two other letters that become `k` and `s`.
+fn lower_case(hir: &Hir) -> Hir {
+    let of_class = |ranges: Vec<(u32, u32)>| {
+        let ascii = ranges.iter().flat_map(|(first, last)| *first..=(*last).min(127));
+        let ascii: BTreeSet<u8> = ascii.filter_map(|byte| u8::try_from(byte).ok()).collect();
+        let lower: BTreeSet<u8> = ascii.iter().map(u8::to_ascii_lowercase).collect();
+        let other =
+            ranges.into_iter().map(|(first, last)| (first.max(128), last)).filter(|(first, last)| first <= last);
+        let folds_to = |character| match character {
+            '\u{212a}' => Some(b'k'),
+            '\u{17f}' => Some(b's'),
+            _ => None,
+        };
+        let other = other.filter_map(|(first, last)| Some((char::from_u32(first)?, char::from_u32(last)?)));
+        let is_needed = |(first, last): &(char, char)| {
+            first != last || folds_to(*first).is_none_or(|letter| !lower.contains(&letter))
+        };
+        let other = other.filter(is_needed).map(|(first, last)| ClassUnicodeRange::new(first, last));
+        let ascii = lower.iter().map(|byte| ClassUnicodeRange::new(char::from(*byte), char::from(*byte)));
+        Hir::class(Class::Unicode(ClassUnicode::new(ascii.chain(other))))
+    };
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => hir.clone(),
+        HirKind::Literal(literal) => Hir::literal(literal.0.to_ascii_lowercase()),
+        HirKind::Class(Class::Unicode(class)) => {
+            of_class(class.iter().map(|range| (range.start().into(), range.end().into())).collect())
+        }
+        HirKind::Class(Class::Bytes(class)) => {
+            of_class(class.iter().map(|range| (range.start().into(), range.end().into())).collect())
+        }
+        HirKind::Repetition(repetition) => {
+            Hir::repetition(Repetition { sub: Box::new(lower_case(&repetition.sub)), ..repetition.clone() })
+        }
+        HirKind::Capture(capture) => {
+            Hir::capture(Capture { sub: Box::new(lower_case(&capture.sub)), ..capture.clone() })
+        }
+        HirKind::Concat(parts) => Hir::concat(parts.iter().map(lower_case).collect()),
+        HirKind::Alternation(parts) => Hir::alternation(parts.iter().map(lower_case).collect()),
+    }
 }
 
 /// Every text that it matches begins with one of these. Empty if it matches none.
@@ -297,12 +338,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn patterns_with_alternatives_or_of_any_case_are_tried_one_at_a_time() {
+        let shapes: [fn(usize) -> String; 2] =
+            [|n| format!(r"/(?:users{n}|members{n})/(?<id>\d+)"), |n| format!(r"(?i)/Orders{n}/(?<id>\d+)")];
+        for shape in shapes {
+            let texts: Vec<String> = (0..100).map(shape).collect();
+            let set =
+                PatternSet::build(compiled(&texts, PathCase::Sensitive).iter(), PathCase::Sensitive).unwrap();
+            assert_eq!(most_tried(&set.prefixes), Some(1), "{}", texts[7]);
+        }
+    }
+
+    #[test]
+    fn classes_whose_letters_fold_to_others_are_found() {
+        let texts = [r"/[\u{212A}]ate", "/[ſ]", "/(?:[a-z&&[A-Cx]])", "/x|/[a&&A]", "/(?-i)[B]", "/[K]ate/x"];
+        let patterns = compiled(&texts, PathCase::Insensitive);
+        assert_eq!(patterns.len(), texts.len());
+        let set = PatternSet::splitting(patterns.iter(), PathCase::Insensitive, 0).unwrap();
+        for path in ["/kate", "/s", "/a", "/x", "/b", "/kate/x"] {
+            let expected: Vec<usize> = (0..patterns.len()).filter(|at| patterns[*at].is_match(path)).collect();
+            assert_eq!(set.matches(path).collect::<Vec<_>>(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_many_segments_is_found() {
+        let patterns = compiled(&["/[ab]".repeat(800)], PathCase::Sensitive);
+        assert_eq!(patterns.len(), 1);
+        let set = PatternSet::splitting(patterns.iter(), PathCase::Sensitive, 0).unwrap();
+        assert_eq!(set.matches(&"/a".repeat(800)).collect::<Vec<_>>(), [0]);
+    }
+
     /// Texts of patterns that often share what they begin with.
     fn texts() -> impl Strategy<Value = Vec<String>> {
         let part = prop_oneof![
             3 => "[abAB]", 3 => Just("/".to_owned()), 1 => Just("(?:a|/b|ab)".to_owned()), 3 => Just("[^/]+".to_owned()), 1 => Just("[a-z]?/".to_owned()),
             1 => Just(".*".to_owned()), 1 => Just("b?".to_owned()), 1 => Just("[A-b]".to_owned()), 1 => Just("%61".to_owned()),
             1 => Just("é".to_owned()), 1 => Just("|/a".to_owned()), 1 => Just("(?-i)B".to_owned()), 1 => Just("(?i)k".to_owned()),
+            1 => Just("[A]".to_owned()), 1 => Just("[ab]{2}".to_owned()), 1 => Just("[ſ\u{212A}]".to_owned()),
+            1 => Just("[a-z&&[A-Bk]]".to_owned()), 1 => Just("(?:|/a)".to_owned()), 1 => Just("(?:/a)*".to_owned()),
+            1 => Just("(?<x>a|(?:b/))?".to_owned()), 1 => Just("(?-i)[B]".to_owned()), 1 => Just("[^a]".to_owned()), 1 => Just("$".to_owned()),
         ];
         let text = prop::collection::vec(part, 0..6).prop_map(|parts| format!("/{}", parts.concat()));
         prop::collection::vec(text, 0..24)
@@ -314,7 +390,7 @@ mod tests {
         #[test]
         fn a_set_finds_what_its_patterns_match_one_by_one(
             texts in texts(),
-            paths in prop::collection::vec(r"/([abABkK/]|%C3%A9){0,6}", 8),
+            paths in prop::collection::vec(r"/([abABkKsS/]|%C3%A9){0,6}", 8),
             is_insensitive: bool,
             few in 0..FEW,
         ) {
