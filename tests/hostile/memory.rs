@@ -69,7 +69,7 @@ fn read_all(larder: SocketAddr, numbers: std::ops::Range<usize>) {
 }
 
 #[test]
-fn ten_times_the_capacity_of_small_responses_takes_no_more_memory_than_the_capacity_allows() {
+fn small_responses_take_no_more_than_the_capacity_allows() {
     // Their bodies alone are ten times as large.
     const CAPACITY: u64 = 4 * MIB;
     const THREADS: usize = 4;

@@ -55,7 +55,7 @@ fn commands_for_entries(redis: &RedisServer) -> Vec<String> {
 }
 
 #[test]
-fn only_an_entry_that_may_replace_another_is_compared_before_it_is_stored() {
+fn only_a_possible_replacement_is_compared() {
     let site = site("lease = \"1s\"");
     wait_for_lease(&site);
     let redis = site.redis.as_ref().unwrap();
