@@ -163,8 +163,8 @@ pub enum Ended {
     Undelivered(usize),
 }
 
-/// Serves until `shutdown` resolves, then drains for at most `drain_timeout`: accepted requests are answered, and writes in
-/// progress are finished together with their invalidations.
+/// Serves until `shutdown` resolves, then drains for at most `drain_timeout`: accepted requests are answered, those of the admin
+/// too, and writes in progress are finished together with their invalidations.
 ///
 /// # Errors
 ///
@@ -194,15 +194,15 @@ pub async fn run(
     });
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
-    let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
+    let admin = admin::serve(Arc::clone(&running), listeners.admin, stop.clone());
+    let admin = AbortOnDropHandle::new(tokio::spawn(admin));
     let accepting = accept(Arc::clone(&running), listeners.public, Arc::clone(&workers), stop.clone());
     let public = AbortOnDropHandle::new(tokio::spawn(accepting));
     shutdown.await;
     tracing::info!("shutting down: finishing requests and writes");
     stop.cancel();
     drop((watching, sweeping, warming, monitoring));
-    drain(&running, public).await;
-    admin.abort();
+    drain(&running, public, admin).await;
     if let Some(traces) = &running.traces {
         traces.finish().await;
     }
@@ -515,11 +515,11 @@ fn builder(server: &ServerConfig, runner: Runner) -> Builder<Runner> {
     builder
 }
 
-/// Waits, within `drain_timeout`, for connections, then for fetches and writes, then for invalidations that are not yet in
-/// Redis.
-async fn drain(running: &Arc<Running>, public: AbortOnDropHandle<()>) {
+/// Waits, within `drain_timeout`, for connections of clients and of the admin, then for fetches and writes, then for invalidations
+/// that are not yet in Redis.
+async fn drain(running: &Arc<Running>, public: AbortOnDropHandle<()>, admin: AbortOnDropHandle<()>) {
     let finish = async {
-        let _ = public.await;
+        let _ = tokio::join!(public, admin);
         running.tasks.close();
         running.tasks.wait().await;
         while !running.cache.deliver_now().await {

@@ -261,6 +261,61 @@ fn a_shutdown_waits_for_upgraded_connections() {
     assert_eq!(bench.larder.wait(), Some(0));
 }
 
+/// A request for the admin whose content is awaited.
+fn awaited_by_the_admin(bench: &Bench, content: &str) -> Wire {
+    let mut operator = Wire::to(bench.larder.admin);
+    let length = content.len();
+    operator.send(format!(
+        "POST /cache/invalidate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Expect: 100-continue\r\n\r\n"
+    ));
+    assert_eq!(operator.head(), ["HTTP/1.1 100 Continue"]);
+    operator
+}
+
+fn stop_listening(bench: &Bench) {
+    bench.larder.terminate();
+    for address in [bench.larder.address, bench.larder.admin] {
+        eventually("it stops listening", || std::net::TcpStream::connect(address).is_err());
+    }
+}
+
+#[test]
+fn a_shutdown_waits_for_requests_of_the_admin() {
+    let mut bench = Bench::start("[server]\ndrain_timeout = \"60s\"\n");
+    let content = r#"{"families":["*"]}"#;
+    let mut operator = awaited_by_the_admin(&bench, content);
+    stop_listening(&bench);
+    operator.send(content);
+    assert_eq!(operator.head()[0], "HTTP/1.1 200 OK");
+    assert!(operator.rest().contains("\"receipt\""));
+    assert_eq!(bench.larder.wait(), Some(0));
+}
+
+#[test]
+fn a_shutdown_waits_for_responses_of_the_admin() {
+    const REQUESTS: usize = 100;
+    let mut bench = Bench::start("[server]\ndrain_timeout = \"60s\"\n");
+    let mut operator = Wire::to(bench.larder.admin);
+    // The requests are read at once, and the responses are more than the buffers of both sockets take.
+    operator.send("GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(REQUESTS));
+    let length = field(&operator.head(), "content-length").unwrap().parse().unwrap();
+    stop_listening(&bench);
+    let document = operator.take(length);
+    let rest = operator.rest();
+    assert!(rest.ends_with(&document), "cut off: {:?}", rest.lines().last());
+    assert!(rest.matches(&document).count() < REQUESTS - 1, "the shutdown came after the last response");
+    assert_eq!(bench.larder.wait(), Some(0));
+}
+
+#[test]
+fn a_shutdown_ends_requests_of_the_admin_that_do_not_end() {
+    let mut bench = Bench::start("[server]\ndrain_timeout = \"500ms\"\n");
+    let _operator = awaited_by_the_admin(&bench, "{}");
+    bench.larder.terminate();
+    assert_eq!(bench.larder.wait(), Some(0));
+}
+
 #[test]
 fn an_upstream_may_ignore_or_refuse_an_upgrade() {
     let bench = Bench::start("[[family]]\nname = \"socket\"\npath = '/socket'\nttl = \"60s\"\n");
