@@ -123,6 +123,11 @@ impl KeySpec {
         names.filter(|name| !self.identity.cookies().any(|identity| identity == *name))
     }
 
+    /// Whether nothing of a request but its target is part of the key.
+    pub fn is_of_target_alone(&self) -> bool {
+        self.headers.is_empty() && self.cookies.is_none() && self.identity.sources().is_empty()
+    }
+
     /// Whether the whole field is part of the key.
     pub fn keys_on(&self, name: &HeaderName) -> bool {
         self.headers.contains(name) || self.identity.is_by_field(name)

@@ -37,6 +37,7 @@ mod recording;
 mod refresh;
 mod request_id;
 pub mod respond;
+mod route;
 mod share;
 mod slice;
 pub mod stall;
@@ -66,7 +67,7 @@ struct Answered {
 /// A request as the client sent it, without its content and without hop-by-hop fields.
 struct ClientRequest {
     method: Method,
-    target: Target,
+    target: Arc<Target>,
     headers: HeaderMap,
     version: Version,
     client: IpAddr,
@@ -92,7 +93,7 @@ struct ClientRequest {
 impl ClientRequest {
     /// A request over HTTP/1.1 that came over no connection: one of Larder's own, or one to be explained.
     fn without_connection(
-        (method, target, headers): (Method, Target, HeaderMap),
+        (method, target, headers): (Method, Arc<Target>, HeaderMap),
         client: IpAddr,
         forwarded: ForwardedPolicy,
     ) -> ClientRequest {

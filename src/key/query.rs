@@ -4,6 +4,7 @@
 //! Servers parse queries differently. If any might tell two queries apart, they count as different: a parameter is
 //! dropped, or an order changed, only if no server in use can notice.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use smallvec::SmallVec;
@@ -41,25 +42,21 @@ pub enum Parameters {
 type Items<'q> = SmallVec<[&'q str; 16]>;
 
 impl QueryKeySpec {
-    /// Normalises the query of a target. Copies nothing if the query is already in normal form.
-    pub fn apply(&self, query: &mut Option<String>) {
-        if let Some(applied) = query.as_deref().and_then(|raw| self.applied(raw)) {
-            *query = applied;
-        }
-    }
-
-    /// The normal form of a query; `None` if it already is.
-    fn applied(&self, raw: &str) -> Option<Option<String>> {
+    /// The normal form of a query; `None` if nothing of it is left. Copies nothing if the query is already in normal form.
+    pub fn normalise<'q>(&self, query: &'q str) -> Option<Cow<'q, str>> {
         // The usual case on a hit with a query: nothing to drop, nothing to sort.
-        if self.parameters == Parameters::All && (!self.sort || !raw.contains('&')) {
-            return None;
+        if self.parameters == Parameters::All && (!self.sort || !query.contains('&')) {
+            return Some(query.into());
         }
-        let all: Items<'_> = raw.split('&').collect();
+        let all: Items<'_> = query.split('&').collect();
         let mut items: Items<'_> = all.iter().copied().filter(|item| self.parameters.count(item)).collect();
         if self.sort {
             sort(&mut items);
         }
-        (items != all).then(|| (!items.is_empty()).then(|| items.join("&")))
+        match items == all {
+            true => Some(query.into()),
+            false => (!items.is_empty()).then(|| items.join("&").into()),
+        }
     }
 }
 
@@ -203,9 +200,7 @@ mod tests {
     use super::*;
 
     fn sent(key_spec: &QueryKeySpec, query: &str) -> Option<String> {
-        let mut query = Some(query.to_owned());
-        key_spec.apply(&mut query);
-        query
+        key_spec.normalise(query).map(Cow::into_owned)
     }
 
     #[test]

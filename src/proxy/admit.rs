@@ -1,11 +1,14 @@
 //! Which requests are handled at all. The others are answered by Larder itself: no valid target, an unknown transfer coding, a
 //! proxy loop, `Max-Forwards: 0`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
+use super::route::Route;
 use super::{Answered, Body, refuse};
 use crate::http::headers::credentials::is_in_table;
 use crate::http::headers::{self, Hops};
@@ -26,9 +29,17 @@ pub(super) fn take_underscored(running: &Running, fields: &mut HeaderMap) -> Vec
     Vec::new()
 }
 
-/// The target of a request that is handled; the response to any other.
-pub(super) fn admit(running: &Running, parts: &mut Parts, has_hop_fields: bool) -> Result<Target, Box<Answered>> {
-    let target = target_of(parts, running.config.server.case_insensitive_paths)?;
+/// The target of a request that is handled, `known` if its route is; the response to any other.
+pub(super) fn admit(
+    running: &Running,
+    parts: &mut Parts,
+    has_hop_fields: bool,
+    known: Option<&Route>,
+) -> Result<Arc<Target>, Box<Answered>> {
+    let target = match known {
+        Some(route) => Arc::clone(&route.target),
+        None => Arc::new(target_of(parts, running.config.server.case_insensitive_paths)?),
+    };
     // RFC 9110 §8.6. In HTTP/1 hyper checks it.
     if parts.version == Version::HTTP_2 && !headers::unify_length(&mut parts.headers) {
         return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "content-length", "Content-Length is ambiguous")));

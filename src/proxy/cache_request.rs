@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, FORWARDED, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
+use super::route::Route;
 use super::{Answered, Body, ClientRequest};
 use crate::bearer::{self, BearerToken, TokenFault};
 use crate::cache::{Cache, Lookup};
@@ -31,7 +32,7 @@ pub(super) struct CacheRequest {
     /// As the client sent it, without what the family does not key.
     pub client_request: ClientRequest,
     live: Arc<Live>,
-    family: Option<(usize, Captures)>,
+    route: Arc<Route>,
     /// The values of the family's instances beside its captures; `None` if there are too many.
     instances: Option<InstanceValues>,
     pub facts: RequestFacts,
@@ -50,25 +51,33 @@ pub(super) struct CacheRequest {
 impl CacheRequest {
     /// A client's request in its family. Parameters and fields that the family does not key are removed here, before the key is made
     /// and before anything is sent: upstream sees exactly what the key holds.
-    pub fn new(live: Arc<Live>, mut http: ClientRequest, content: Option<Bytes>) -> CacheRequest {
-        let route = live.rules.route(&http.method, &http.target.path);
-        let directives =
-            route.as_ref().map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
-        let is_guarded = route.as_ref().is_some_and(|route| route.family.authorize.is_some());
+    pub fn new(live: Arc<Live>, http: ClientRequest, content: Option<Bytes>) -> CacheRequest {
+        let route = Arc::new(Route::of(&live, &http.method, &http.target));
+        CacheRequest::on_route(live, http, route, content)
+    }
+
+    /// The same for a request whose route is known.
+    pub fn on_route(
+        live: Arc<Live>,
+        mut http: ClientRequest,
+        route: Arc<Route>,
+        content: Option<Bytes>,
+    ) -> CacheRequest {
+        let family = route.family.as_ref().and_then(|(id, _)| live.rules.families().get(*id));
+        let directives = family.map_or_else(ClientDirectives::default, |family| family.policy.client_directives);
+        let is_guarded = family.is_some_and(|family| family.authorize.is_some());
         let credentials = is_guarded.then(|| Box::new(credentials(&live, &http)));
-        rules::strip_read(&mut http.headers, http.forwarded, route.as_ref().map(|route| route.family));
-        let is_shared = route.as_ref().is_some_and(|route| route.family.key_spec.identity == Identity::Shared);
+        rules::strip_read(&mut http.headers, http.forwarded, family);
+        let is_shared = family.is_some_and(|family| family.key_spec.identity == Identity::Shared);
         if let Some(credentials) = credentials.as_ref().filter(|_| is_shared) {
             // They are sent although the key lacks them: the API is to refuse callers that it does not authorize.
             put_back(&mut http.headers, credentials);
         }
-        if let Some(route) = &route {
-            route.family.key_spec.query.apply(&mut http.target.query);
-        }
-        for name in route.iter().flat_map(|route| &route.family.fetching.normalize) {
+        http.target = Arc::clone(&route.keyed);
+        for name in family.iter().flat_map(|family| &family.fetching.normalize) {
             negotiation::normalise(name, &mut http.headers);
         }
-        let identity = route.as_ref().map(|route| &route.family.key_spec.identity);
+        let identity = family.map(|family| &family.key_spec.identity);
         let (mut bearer, mut bearer_fault) = (BearerToken::Absent, None);
         if let Some(identity) = identity.filter(|identity| identity.is_by_claims()) {
             bearer = live.bearer(&http.headers);
@@ -78,7 +87,7 @@ impl CacheRequest {
         let demands = if http.conditions { Demands::of(&http.headers, directives) } else { Demands::default() };
         let mut facts = RequestFacts { no_store: demands.no_store, ..RequestFacts::default() };
         if http.credentials {
-            let key_spec = route.as_ref().map(|route| &route.family.key_spec);
+            let key_spec = family.map(|family| &family.key_spec);
             note_credentials(&mut facts, &live, key_spec, &http.headers);
             if !facts.has_credentials() && key_spec.is_some_and(|key_spec| is_anonymous(key_spec, &http.headers)) {
                 // It shares the entry of anonymous callers, so that upstream must take it for an anonymous caller too.
@@ -87,20 +96,17 @@ impl CacheRequest {
         }
         // In addition to what is decided on it: nothing is stored or shared.
         facts.authorization |= bearer_fault.is_some();
-        let with_instances =
-            route.as_ref().map(|route| route.family).filter(|family| !family.instances.is_empty());
-        let instances = match with_instances {
+        let instances = match family.filter(|family| !family.instances.is_empty()) {
             Some(family) => {
                 let presented = PresentedCredentials { fields: &http.headers, bearer: &bearer };
                 family.instance_values(&http.target, presented, live.redaction.secret.as_ref())
             }
             None => Some(InstanceValues::new()),
         };
-        let family = route.map(|route| (route.family.id, route.captures));
         CacheRequest {
             client_request: http,
             live,
-            family,
+            route,
             instances,
             facts,
             demands,
@@ -117,7 +123,8 @@ impl CacheRequest {
     pub fn check(&self) -> Option<CacheRequest> {
         let credentials = self.credentials.as_ref()?;
         let authorize = self.family()?.0.authorize.as_ref()?;
-        let target = Target { query: None, ..self.client_request.target.clone() }.at(&authorize.path);
+        let target = Target { query: None, ..Target::clone(&self.client_request.target) }.at(&authorize.path);
+        let route = Arc::new(Route::to(authorize.verdicts, Arc::new(target)));
         let mut headers = HeaderMap::clone(credentials);
         // What a proxy in front says of the client, which is part of the key where it counts.
         let is_claim =
@@ -131,7 +138,7 @@ impl CacheRequest {
             headers.append(name, value.clone());
         });
         let http = ClientRequest::without_connection(
-            (Method::GET, target, headers),
+            (Method::GET, Arc::clone(&route.target), headers),
             self.client_request.client,
             self.client_request.forwarded,
         );
@@ -147,7 +154,7 @@ impl CacheRequest {
         Some(CacheRequest {
             client_request: http,
             live: Arc::clone(&self.live),
-            family: Some((authorize.verdicts, Captures::new())),
+            route,
             instances: Some(InstanceValues::new()),
             facts: RequestFacts { no_store: is_too_much, ..RequestFacts::default() },
             demands: Demands { only_if_cached: self.demands.only_if_cached, ..Demands::default() },
@@ -184,7 +191,7 @@ impl CacheRequest {
 
     /// The family of the path, with the values of its captures.
     pub fn family(&self) -> Option<(&Family, &Captures)> {
-        let (id, captures) = self.family.as_ref()?;
+        let (id, captures) = self.route.family.as_ref()?;
         Some((self.live.rules.families().get(*id)?, captures))
     }
 
@@ -202,7 +209,7 @@ impl CacheRequest {
     /// never be stored.
     pub fn reported_url(&self) -> Cow<'_, str> {
         let target = &self.client_request.target;
-        match (&self.family, &target.query) {
+        match (&self.route.family, &target.query) {
             (Some(_), Some(query)) => [target.path.as_str(), "?", &query::shown_names(query)].concat().into(),
             _ => target.path.as_str().into(),
         }
@@ -215,7 +222,7 @@ impl CacheRequest {
 
     /// Id of the family, for its counters.
     pub fn family_id(&self) -> Option<usize> {
-        self.family.as_ref().map(|(id, _)| *id)
+        self.route.family.as_ref().map(|(id, _)| *id)
     }
 
     /// Whether its hits are counted by request ([`Family::counted`]).
@@ -280,7 +287,7 @@ impl CacheRequest {
 
     /// A QUERY that no family names: it is forwarded, and its response is not stored.
     pub fn is_unclaimed_query(&self) -> bool {
-        self.content.is_some() && self.family.is_none()
+        self.content.is_some() && self.route.family.is_none()
     }
 
     /// The largest body that is stored, bytes.
@@ -305,7 +312,7 @@ impl CacheRequest {
             let secret = self.live.redaction.secret.as_ref();
             let of_identity = self.family().map(|(family, _)| family.tags_of_identity(self.presented(), secret));
             let of_callers = of_identity.unwrap_or_default().into_iter().chain(self.tags_of_caller());
-            let of_none = self.family.is_none().then(Tag::unclaimed);
+            let of_none = self.route.family.is_none().then(Tag::unclaimed);
             let of_family = of_family.unwrap_or_default().into_iter().chain(of_none).chain(of_callers);
             std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
         })
@@ -346,11 +353,18 @@ impl CacheRequest {
 
     /// The primary key: without the fields that responses vary on.
     pub fn cache_key(&self) -> CacheKey {
-        let key_spec = self.family().map(|(family, _)| family.key_spec());
-        let cache_key = key::derive(&self.client_request.target, self.presented(), key_spec, &self.live.redaction);
-        let cache_key = match &self.live.store_version {
-            Some(version) => cache_key.of_version(version),
-            None => cache_key,
+        let family = self.family().map(|(family, _)| family.key_spec());
+        let of_target_and_fields = || {
+            let target = &self.client_request.target;
+            let cache_key = key::derive(target, self.presented(), family, &self.live.redaction);
+            match &self.live.store_version {
+                Some(version) => cache_key.of_version(version),
+                None => cache_key,
+            }
+        };
+        let cache_key = match family.is_none_or(|family| family.key_spec.is_of_target_alone()) {
+            true => self.route.key.get_or_init(of_target_and_fields).clone(),
+            false => of_target_and_fields(),
         };
         let cache_key = match &self.content {
             Some(content) => {
@@ -398,13 +412,13 @@ impl CacheRequest {
     /// this shape had responses that could be shared. Elsewhere it may be a long poll, which upstream answers late and to each client
     /// separately: then `collapse_wait`.
     pub fn follower_wait(&self, running: &Running) -> Option<Duration> {
-        let is_known = self.family.is_some() || running.shapes.is_shared(&self.client_request.target.path);
+        let is_known = self.route.family.is_some() || running.shapes.is_shared(&self.client_request.target.path);
         (!is_known).then_some(running.config.server.collapse_wait)
     }
 
     /// Remembers whether a successful response could be shared, outside families.
     pub fn note_shared(&self, running: &Running, status: StatusCode, is_shared: bool) {
-        if self.family.is_none() && status.is_success() {
+        if self.route.family.is_none() && status.is_success() {
             running.shapes.note(&self.client_request.target.path, is_shared);
         }
     }

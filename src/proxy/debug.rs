@@ -32,7 +32,7 @@ pub(super) struct Debug {
     pub token: HeaderValue,
     pub client: Client,
     pub method: Method,
-    pub target: Target,
+    pub target: Arc<Target>,
     pub fields: HeaderMap,
 }
 
@@ -115,7 +115,7 @@ impl Debug {
         if !Explainer::may_be_read(&self.method) {
             return explanation;
         }
-        let (target, fields) = (self.target.clone(), self.fields.clone());
+        let (target, fields) = (Target::clone(&self.target), self.fields.clone());
         let explainer = Explainer::of(&running.config, Arc::clone(live), self.method.clone(), target, fields);
         // Every field of it can be written as JSON.
         if let Ok(Value::Object(claim)) = serde_json::to_value(explainer.claim()) {

@@ -487,7 +487,7 @@ revalidate = "always"
         let mut config = Config::parse(RULES, "rules.toml", &Overrides::default(), &|_| None).unwrap();
         let live = Arc::new(Live::take(&mut config, &Metrics::new()));
         let target = Target { scheme: "http", host: "a".into(), ..Target::default() }.at(path);
-        let parts = (Method::from_bytes(method.as_bytes()).unwrap(), target, fields(values));
+        let parts = (Method::from_bytes(method.as_bytes()).unwrap(), Arc::new(target), fields(values));
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         (live, ClientRequest::without_connection(parts, client, ForwardedPolicy::Set))
     }

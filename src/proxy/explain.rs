@@ -166,7 +166,7 @@ impl<'c> Explainer<'c> {
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let forwarded = config.server.forwarded_from(client);
         let removed = fields.keys().filter(|name| claims::goes(name, forwarded, |_| false)).cloned().collect();
-        let http = ClientRequest::without_connection((method, target, fields), client, forwarded);
+        let http = ClientRequest::without_connection((method, Arc::new(target), fields), client, forwarded);
         let http = ClientRequest { underscored, ..http };
         Explainer { config, live: Arc::clone(&live), removed, request: CacheRequest::new(live, http, content) }
     }

@@ -16,7 +16,7 @@ use super::debug::{Debug, OutcomeText};
 use super::decide::bypass;
 use super::forward::pass;
 use super::logged::Unlogged;
-use super::{Answered, Body, ClientRequest, RequestId, Telemetry, content, purging, read, tunnel, write};
+use super::{Answered, Body, ClientRequest, RequestId, Telemetry, content, purging, read, route, tunnel, write};
 use crate::access_log::AccessEntry;
 use crate::client_conn::interim::InterimSender;
 use crate::config::CacheStatus;
@@ -118,7 +118,8 @@ fn take(
         trailers: true,
         debug: None,
     };
-    let target = match admit(running, &mut parts, has_hop_fields) {
+    let known = route::remembered(&live, &parts);
+    let target = match admit(running, &mut parts, has_hop_fields, known.as_deref()) {
         Ok(target) => target,
         Err(refused) => return (Work::Answered(*refused), record),
     };
@@ -151,7 +152,7 @@ fn take(
     };
     record.trailers = trailers;
     record.debug = token.map(|token| {
-        let (method, target, fields) = (http.method.clone(), http.target.clone(), http.headers.clone());
+        let (method, target, fields) = (http.method.clone(), Arc::clone(&http.target), http.headers.clone());
         Box::new(Debug { token, client: http.sharer(running), method, target, fields })
     });
     let is_watched = running.cache.log().events.is_watched();
@@ -162,7 +163,8 @@ fn take(
     let bypass = if is_for_cache { bypass(&live, &http, start) } else { None };
     let work =
         if is_for_cache && bypass.is_none() && body.is_end_stream() {
-            match read::answer_now(running, Box::new(CacheRequest::new(live, http, None))) {
+            let route = known.unwrap_or_else(|| route::find(&live, &http.method, &http.target));
+            match read::answer_now(running, Box::new(CacheRequest::on_route(live, http, route, None))) {
                 Ok(answered) => Work::Answered(answered),
                 Err(pending) => Work::Pending(pending),
             }

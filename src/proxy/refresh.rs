@@ -15,6 +15,7 @@ use crate::cache::{Found, Lookup};
 use crate::client::Client;
 use crate::coalesce::inflight::FetchRole;
 use crate::http::headers::{self, ForwardedPolicy, claims};
+use crate::http::target::Target;
 use crate::marks::Tag;
 use crate::running::Running;
 use crate::upkeep::hot::HotRead;
@@ -58,7 +59,7 @@ fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<HotRead> {
     headers::keep_only(&mut fields, &kept);
     Some(HotRead {
         key: lookup.cache_key.hash,
-        target: http.target.clone(),
+        target: Target::clone(&http.target),
         headers: fields,
         client: http.client,
         tags: request.tags().to_vec(),
@@ -98,7 +99,7 @@ async fn go_on(running: Arc<Running>) {
 
 /// Fetches one entry, unless it is current again or being fetched.
 async fn refresh(running: Arc<Running>, read: Arc<HotRead>) {
-    let parts = (Method::GET, read.target.clone(), read.headers.clone());
+    let parts = (Method::GET, Arc::new(read.target.clone()), read.headers.clone());
     let forwarded = running.config.server.forwarded_from(read.client);
     let http = ClientRequest::without_connection(parts, read.client, forwarded);
     let request = Arc::new(CacheRequest::new(running.live(), http, None));

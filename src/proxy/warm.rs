@@ -107,7 +107,8 @@ fn of_status(status: StatusCode) -> String {
 fn client_request(running: &Running, target: Target, headers: HeaderMap) -> ClientRequest {
     // As a proxy in front would send it, where there is one: then its headers say what that would say of the client.
     let forwarded = running.config.server.forwarded;
-    ClientRequest::without_connection((Method::GET, target, headers), IpAddr::V4(Ipv4Addr::LOCALHOST), forwarded)
+    let parts = (Method::GET, Arc::new(target), headers);
+    ClientRequest::without_connection(parts, IpAddr::V4(Ipv4Addr::LOCALHOST), forwarded)
 }
 
 fn is_fresh(running: &Running, request: &CacheRequest, lookup: &Lookup) -> bool {

@@ -415,8 +415,8 @@ fn targets(running: &Running, http: &ClientRequest) -> Result<Vec<Target>, Sever
     let methods = || headers::methods_meant(&http.method, &http.headers, query, Some(&[]));
     let own = running.upstream.addresses();
     let destination = invalidation::destination(&http.target, &http.headers, methods, own)?;
-    let destination = destination.map(|path| http.target.clone().at(&path));
-    Ok(std::iter::once(http.target.clone()).chain(destination).collect())
+    let destination = destination.map(|path| Target::clone(&http.target).at(&path));
+    Ok(std::iter::once(Target::clone(&http.target)).chain(destination).collect())
 }
 
 /// How a write ended; `None` if it has not happened. `is_whole`: upstream may have received all of it.

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::allocator;
 
 /// Allocations of a hit beyond those of bare hyper. tests/perf/README.md says what each is.
-const FURTHER: u64 = 11;
+const FURTHER: u64 = 8;
 
 /// Hits of a round.
 const HITS: usize = 200;

@@ -164,12 +164,16 @@ fn read_until(client: &mut TcpStream, kind: u8, flags: u8) -> Option<()> {
 #[test]
 fn frames_of_one_byte_that_wait_for_upstream_take_memory_for_their_bytes() {
     let upstream = Upstream::start();
-    let server = "[server]\nmax_upstream_requests_per_client = 1\n";
+    // As many as everybody else has at once: a miss and a write.
+    let server = "[server]\nmax_upstream_requests_per_client = 2\n";
     let larder = Plan::new(&upstream.url()).rules(&[server, others::RULES].concat()).start();
-    let gate = upstream.hold_next("POST /upload");
-    let mut first = attack::connect(larder.address).unwrap();
-    first.write_all(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx").unwrap();
-    gate.wait_for(1);
+    let gate = upstream.hold_all("POST /upload");
+    let _first = [(); 2].map(|()| {
+        let mut client = attack::connect(larder.address).unwrap();
+        client.write_all(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx").unwrap();
+        client
+    });
+    gate.wait_for(2);
     let others = Others::start(&larder);
     let before = larder.peak_memory();
     let mut client = attack::connect(larder.address).unwrap();
