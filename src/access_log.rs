@@ -1,5 +1,6 @@
 //! One line of the access log: what it says, and its three formats. Pure; [`crate::logs`] writes it.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -22,13 +23,13 @@ pub enum AccessFormat {
 
 /// A request and its response, for the access log.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct AccessEntry {
-    pub method: String,
+pub struct AccessEntry<'r> {
+    pub method: &'r str,
     /// Without the query, which may hold secrets.
-    pub path: String,
+    pub path: &'r str,
     /// As the client sent it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub host: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub host: &'r str,
     /// The client, or what a trusted proxy in front says of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
@@ -40,19 +41,19 @@ pub struct AccessEntry {
     /// The connection ended before the content did.
     #[serde(skip_serializing_if = "is_false")]
     pub aborted: bool,
-    pub family: String,
+    pub family: &'r str,
     /// `hit`, `miss`, …
     pub outcome: &'static str,
     /// Larder's member of `Cache-Status`.
-    pub cache_status: String,
+    pub cache_status: &'r str,
     /// Tags that a write invalidated.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub invalidated: Option<Box<str>>,
+    pub invalidated: Option<&'r str>,
     /// Why a malformed request was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub request_id: String,
+    pub reason: Option<&'r str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub request_id: &'r str,
     /// Until the head of the response was ready.
     pub micros: u64,
     /// Until the end of the content was passed to the client's connection.
@@ -61,10 +62,10 @@ pub struct AccessEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_micros: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub user_agent: Option<String>,
+    pub user_agent: Option<Cow<'r, str>>,
     /// Without its query.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub referer: Option<String>,
+    pub referer: Option<Cow<'r, str>>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -87,18 +88,23 @@ pub fn beginning(text: &str, most: usize) -> &str {
 }
 
 /// The beginning of a field's value.
-pub fn text_of(value: &HeaderValue, most: usize) -> String {
+pub fn text_of(value: &HeaderValue, most: usize) -> Cow<'_, str> {
     let bytes = value.as_bytes();
-    beginning(&String::from_utf8_lossy(&bytes[..bytes.len().min(most)]), most).to_owned()
+    match String::from_utf8_lossy(&bytes[..bytes.len().min(most)]) {
+        Cow::Borrowed(text) => text.into(),
+        // What was replaced has become longer.
+        Cow::Owned(text) => beginning(&text, most).to_owned().into(),
+    }
 }
 
 /// A `Referer` without its query and fragment, which may hold secrets.
-pub fn referer_of(value: &HeaderValue) -> String {
-    let mut text = text_of(value, TEXT_MAX);
-    if let Some(at) = text.find(['?', '#']) {
-        text.truncate(at);
+pub fn referer_of(value: &HeaderValue) -> Cow<'_, str> {
+    let text = text_of(value, TEXT_MAX);
+    match (text.find(['?', '#']), text) {
+        (Some(end), Cow::Borrowed(text)) => text[..end].into(),
+        (Some(end), Cow::Owned(text)) => text[..end].to_owned().into(),
+        (None, text) => text,
     }
-    text
 }
 
 /// The name of a version in a request line.
@@ -111,7 +117,7 @@ pub fn protocol(version: Version) -> &'static str {
     }
 }
 
-impl AccessEntry {
+impl AccessEntry<'_> {
     /// Appends the line, with its end. Without Rust's formatting where each request would pay for it.
     pub fn write_line(&self, format: AccessFormat, now: SystemTime, line: &mut Vec<u8>) {
         match format {
@@ -135,8 +141,7 @@ impl AccessEntry {
         quoted(line, outcome);
         words(line, &[" cache_status="]);
         quoted(line, cache_status);
-        for (name, text) in [(" invalidated=", self.invalidated.as_deref()), (" reason=", self.reason.as_deref())]
-        {
+        for (name, text) in [(" invalidated=", self.invalidated), (" reason=", self.reason)] {
             if let Some(text) = text {
                 words(line, &[name]);
                 quoted(line, text);
@@ -154,8 +159,8 @@ impl AccessEntry {
             words(line, &[" client="]);
             address(line, client);
             words(line, &[" host="]);
-            quoted(line, &self.host);
-            words(line, &[" request_id=", &self.request_id]);
+            quoted(line, self.host);
+            words(line, &[" request_id=", self.request_id]);
         }
     }
 
@@ -176,10 +181,10 @@ impl AccessEntry {
             None => line.push(b'-'),
         }
         let _ = write!(line, " - - [{}] \"", now.format("%d/%b/%Y:%H:%M:%S %z"));
-        escape(line, &self.method);
+        escape(line, self.method);
         if !self.protocol.is_empty() {
             line.push(b' ');
-            escape(line, &self.path);
+            escape(line, self.path);
             words(line, &[" ", self.protocol]);
         }
         number(line, "\" ", self.status.into());
@@ -211,9 +216,19 @@ fn address(line: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
+/// Bytes that need no escape in quotes.
+static PLAIN: [bool; 256] = {
+    let (mut plain, mut byte) = ([false; 256], b' ');
+    while byte <= b'~' {
+        plain[byte as usize] = byte != b'"' && byte != b'\\';
+        byte += 1;
+    }
+    plain
+};
+
 /// Appends a text in quotes, as Rust's `{:?}` writes it.
 fn quoted(line: &mut Vec<u8>, text: &str) {
-    let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'));
+    let is_plain = text.bytes().all(|byte| PLAIN[usize::from(byte)]);
     match is_plain {
         true => words(line, &["\"", text, "\""]),
         false => drop(write!(line, "{text:?}")),
@@ -275,27 +290,27 @@ mod tests {
         }
     }
 
-    fn entry() -> AccessEntry {
+    fn entry() -> AccessEntry<'static> {
         AccessEntry {
-            method: "GET".to_owned(),
-            path: "/users/7".to_owned(),
-            host: "api.example".to_owned(),
+            method: "GET",
+            path: "/users/7",
+            host: "api.example",
             client: Some([192, 0, 2, 1].into()),
             protocol: "HTTP/1.1",
             status: 200,
             bytes: 12,
-            family: "users".to_owned(),
+            family: "users",
             outcome: "hit",
-            cache_status: "larder; hit; ttl=60".to_owned(),
-            request_id: "abc".to_owned(),
+            cache_status: "larder; hit; ttl=60",
+            request_id: "abc",
             micros: 50,
             total_micros: 60,
-            user_agent: Some("a \"b\"\n".to_owned()),
+            user_agent: Some("a \"b\"\n".into()),
             ..AccessEntry::default()
         }
     }
 
-    fn line(entry: &AccessEntry, format: AccessFormat) -> String {
+    fn line(entry: &AccessEntry<'_>, format: AccessFormat) -> String {
         let mut line = Vec::new();
         entry.write_line(format, UNIX_EPOCH + Duration::from_micros(1_796_000_000_000_001), &mut line);
         String::from_utf8(line).unwrap()
@@ -306,7 +321,7 @@ mod tests {
         let expected = "192.0.2.1 - - [30/Nov/2026:00:53:20 +0000] \"GET /users/7 HTTP/1.1\" 200 12 \"-\" \
                         \"a \\\"b\\\"\\x0a\"\n";
         assert_eq!(line(&entry(), AccessFormat::Combined), expected);
-        let malformed = AccessEntry { method: "-".to_owned(), status: 400, ..AccessEntry::default() };
+        let malformed = AccessEntry { method: "-", status: 400, ..AccessEntry::default() };
         let expected = "- - - [30/Nov/2026:00:53:20 +0000] \"-\" 400 0 \"-\" \"-\"\n";
         assert_eq!(line(&malformed, AccessFormat::Combined), expected);
     }
@@ -321,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_text_line_is_one_line() {
-        let entry = AccessEntry { path: "/a\nb".to_owned(), upstream_micros: Some(7), ..entry() };
+        let entry = AccessEntry { path: "/a\nb", upstream_micros: Some(7), ..entry() };
         let line = line(&entry, AccessFormat::Text);
         assert_eq!(line.matches('\n').count(), 1, "{line}");
         for word in ["path=\"/a\\nb\"", "client=192.0.2.1", "upstream_micros=7", "request_id=abc"] {

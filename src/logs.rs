@@ -21,7 +21,7 @@ use queue::Queue;
 /// The queues of standard error and standard output; set when the log is started.
 static QUEUES: [OnceLock<Queue>; 2] = [OnceLock::new(), OnceLock::new()];
 
-/// Where lines of requests go, and in which format; set when the log is started.
+/// Where lines of requests go, and in which format; set when the log is started, if requests are logged.
 static ACCESS: OnceLock<(Queue, AccessFormat)> = OnceLock::new();
 
 /// Lines lost so far because standard error or standard output was not read.
@@ -30,12 +30,12 @@ pub fn lost() -> u64 {
 }
 
 /// Whether requests are logged.
-pub fn has_access(config: &LogConfig) -> bool {
-    config.access && tracing::enabled!(target: "larder::access", tracing::Level::INFO)
+pub fn has_access() -> bool {
+    ACCESS.get().is_some()
 }
 
 /// Writes the line of a request.
-pub fn write_access(entry: &AccessEntry) {
+pub fn write_access(entry: &AccessEntry<'_>) {
     thread_local! {
         /// Kept, so that a line costs no allocation.
         static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -69,7 +69,6 @@ impl Logs {
             LogFormat::Text => AccessFormat::Text,
             LogFormat::Json => AccessFormat::Json,
         });
-        let _ = ACCESS.set((access.clone(), format));
         let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
         let colours = io::stderr().is_terminal();
         let log = tracing_subscriber::fmt()
@@ -79,6 +78,9 @@ impl Logs {
         match config.format {
             LogFormat::Text => log.init(),
             LogFormat::Json => log.json().flatten_event(true).init(),
+        }
+        if config.access && tracing::enabled!(target: "larder::access", tracing::Level::INFO) {
+            let _ = ACCESS.set((access.clone(), format));
         }
         log_panics(errors.clone());
         Logs { errors: errors.clone() }

@@ -26,7 +26,7 @@ use webhook::Webhook;
 pub fn sample(running: &Running, live: &Live) -> Sample {
     let one = |counters: &FamilyCounters| {
         let invalidations = running.metrics.invalidations(&counters.family);
-        (counters.family.clone(), Counts::new(counters, invalidations))
+        (counters.family.to_string(), Counts::new(counters, invalidations))
     };
     live.all_counters().map(one).collect()
 }

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use crate::client::Client;
 use crate::client_conn::ClientConn;
 use crate::client_conn::interim::InterimSender;
-use crate::http::headers::{self, ForwardedPolicy};
+use crate::http::headers::{self, ForwardedPolicy, X_REQUEST_ID};
 use crate::http::target::Target;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
@@ -146,7 +146,7 @@ impl ClientRequest {
         }
         headers::add_via(&mut fields, self.version);
         running.loop_mark.add(&mut fields);
-        self.request_id.set(&mut fields);
+        fields.insert(X_REQUEST_ID, self.request_id.value());
         headers::add_forwarded(&mut fields, self.forwarded, self.client, &self.target);
         fields
     }

@@ -1,5 +1,6 @@
 //! The counters of the requests of one family.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -14,7 +15,7 @@ use crate::outcome::{Outcome, OutcomeKind};
 #[derive(Debug, Clone)]
 pub struct FamilyCounters {
     /// The family's name, or [`NO_FAMILY`].
-    pub family: String,
+    pub family: Arc<str>,
     outcomes: [Counter; OutcomeKind::ALL.len()],
     server_errors: Counter,
     hit_time: Histogram,
@@ -80,7 +81,7 @@ impl Metrics {
         }
         let labels = FamilyLabels { family: family.to_owned() };
         FamilyCounters {
-            family: family.to_owned(),
+            family: family.into(),
             outcomes,
             server_errors: self.server_errors.get_or_create_owned(&labels),
             hit_time: self.hit_time.get_or_create_owned(&labels),

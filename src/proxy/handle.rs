@@ -20,7 +20,7 @@ use super::{Answered, Body, ClientRequest, RequestId, Telemetry, content, purgin
 use crate::access_log::AccessEntry;
 use crate::client_conn::interim::InterimSender;
 use crate::config::CacheStatus;
-use crate::http::headers;
+use crate::http::headers::{self, X_REQUEST_ID};
 use crate::logs;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
@@ -106,7 +106,9 @@ fn take(
         if has_hop_fields { tunnel::Offer::of(&mut request, &running.config.server.upgrades) } else { None };
     let request_id = if seen.request_id { RequestId::of(request.headers()) } else { RequestId::new() };
     let (mut parts, body) = request.into_parts();
-    let unlogged = Unlogged::of(running, &parts, &request_id, (client, start));
+    let known = route::remembered(&live, &parts);
+    let admitted = admit(running, &mut parts, has_hop_fields, known.as_deref());
+    let unlogged = Unlogged::of(running, &parts, admitted.as_ref().ok(), (client, start));
     let telemetry = Telemetry::of(running, &parts, unlogged.is_some());
     let mut record = Record {
         live: Arc::clone(&live),
@@ -118,8 +120,7 @@ fn take(
         trailers: true,
         debug: None,
     };
-    let known = route::remembered(&live, &parts);
-    let target = match admit(running, &mut parts, has_hop_fields, known.as_deref()) {
+    let target = match admitted {
         Ok(target) => target,
         Err(refused) => return (Work::Answered(*refused), record),
     };
@@ -213,15 +214,15 @@ pub fn record_refusal(running: &Running, status: u16, reason: &str) {
     let outcome = Outcome::error("malformed-request");
     let answered = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
     live.counters(None).answered(&outcome, answered, Duration::ZERO);
-    if logs::has_access(&running.config.log) {
+    if logs::has_access() {
         logs::write_access(&AccessEntry {
-            method: "-".to_owned(),
-            path: "-".to_owned(),
+            method: "-",
+            path: "-",
             status,
-            family: live.counters(None).family.clone(),
+            family: &live.counters(None).family,
             outcome: outcome.kind.label(),
-            cache_status: outcome.to_string(),
-            reason: Some(reason.to_owned()),
+            cache_status: &outcome.to_string(),
+            reason: Some(reason),
             ..AccessEntry::default()
         });
     }
@@ -300,16 +301,18 @@ impl Record {
                 micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             });
         }
-        if self.request_id.is_of_client() || self.unlogged.is_some() || !outcome.is_immediate() {
-            self.request_id.set(response.headers_mut());
-        }
         let is_told = running.config.server.cache_status != CacheStatus::Off;
-        let text = if is_told || self.unlogged.is_some() { outcome.text() } else { String::new() };
-        if let Some(unlogged) = &mut self.unlogged {
-            unlogged.answered(&outcome, &text, &counters.family, took);
-        }
+        let is_logged = self.unlogged.is_some();
         // It is printable ASCII.
-        if is_told && let Ok(value) = HeaderValue::from_str(&text) {
+        let value = if is_told || is_logged { HeaderValue::from_str(&outcome.text()).ok() } else { None };
+        if is_logged || self.request_id.is_of_client() || !outcome.is_immediate() {
+            let id = self.request_id.value();
+            if let Some(unlogged) = &mut self.unlogged {
+                unlogged.answered(&outcome, value.clone(), id.clone(), (&counters.family, took));
+            }
+            response.headers_mut().insert(X_REQUEST_ID, id);
+        }
+        if is_told && let Some(value) = value {
             // RFC 9211 §2: appended after the members of caches nearer to the origin.
             response.headers_mut().append(CACHE_STATUS, value);
         }

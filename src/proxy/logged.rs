@@ -4,63 +4,108 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{REFERER, USER_AGENT};
-use http::uri::Authority;
-use http::{Method, Response, StatusCode, request};
+use http::header::{HOST, REFERER, USER_AGENT};
+use http::{HeaderValue, Method, Response, StatusCode, request};
 use http_body::Body as _;
 
 use super::body::{ContentLog, LoggedBody};
-use super::{Body, RequestId, Telemetry};
+use super::{Body, Telemetry};
 use crate::access_log::{AccessEntry, TEXT_MAX, WORD_MAX, beginning, protocol, referer_of, text_of};
 use crate::client;
+use crate::http::target::Target;
 use crate::logs;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, OutcomeKind};
 use crate::running::Running;
 
-/// What the access log says of a request that is under way.
+/// What the access log says of a request that is under way. Of a hit nothing is copied before its line is written.
 pub(super) struct Unlogged {
-    entry: AccessEntry,
+    method: Method,
+    path: LoggedPath,
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    client: IpAddr,
+    protocol: &'static str,
     start: Instant,
+    answered: Option<LoggedOutcome>,
+    status: StatusCode,
+    bytes: u64,
+    upstream_micros: Option<u64>,
     /// The length of the content, if it is known.
     length: Option<u64>,
 }
 
+/// The path of a request, as received.
+enum LoggedPath {
+    Admitted(Arc<Target>),
+    Refused(Box<str>),
+}
+
+/// What happened to a request.
+struct LoggedOutcome {
+    family: Arc<str>,
+    kind: OutcomeKind,
+    cache_status: Option<HeaderValue>,
+    request_id: HeaderValue,
+    invalidated: Option<Box<str>>,
+    /// Until the head of the response was ready.
+    took: Duration,
+}
+
 impl Unlogged {
-    /// `None` if there is no access log. `start`: when the request came.
+    /// `None` if there is no access log. `target`: `None` if the request is refused. `start`: when it came.
     pub fn of(
         running: &Running,
         parts: &request::Parts,
-        id: &RequestId,
+        target: Option<&Arc<Target>>,
         (peer, start): (IpAddr, Instant),
     ) -> Option<Box<Unlogged>> {
-        if !logs::has_access(&running.config.log) {
+        if !logs::has_access() {
             return None;
         }
         let (server, fields) = (&running.config.server, &parts.headers);
         let policy = server.forwarded_from(peer);
-        let host = parts.uri.authority().map(Authority::as_str);
-        let host = host.or_else(|| fields.get(http::header::HOST)?.to_str().ok());
-        let entry = AccessEntry {
-            method: beginning(parts.method.as_str(), WORD_MAX).to_owned(),
-            path: beginning(parts.uri.path(), TEXT_MAX).to_owned(),
-            host: beginning(host.unwrap_or_default(), WORD_MAX).to_owned(),
-            client: Some(client::address(peer, policy, &server.trusted_proxies, fields).to_canonical()),
-            protocol: protocol(parts.version),
-            request_id: id.to_string(),
-            user_agent: fields.get(USER_AGENT).map(|value| text_of(value, WORD_MAX)),
-            referer: fields.get(REFERER).map(referer_of),
-            ..AccessEntry::default()
+        let host = match parts.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => fields.get(HOST).cloned(),
         };
-        Some(Box::new(Unlogged { entry, start, length: None }))
+        let path = match target {
+            Some(target) => LoggedPath::Admitted(Arc::clone(target)),
+            None => LoggedPath::Refused(beginning(parts.uri.path(), TEXT_MAX).into()),
+        };
+        Some(Box::new(Unlogged {
+            method: parts.method.clone(),
+            path,
+            host,
+            user_agent: fields.get(USER_AGENT).cloned(),
+            referer: fields.get(REFERER).cloned(),
+            client: client::address(peer, policy, &server.trusted_proxies, fields).to_canonical(),
+            protocol: protocol(parts.version),
+            start,
+            answered: None,
+            status: StatusCode::OK,
+            bytes: 0,
+            upstream_micros: None,
+            length: None,
+        }))
     }
 
     /// Adds what happened. `took`: until the head of the response was ready.
-    pub fn answered(&mut self, outcome: &Outcome, cache_status: &str, family: &str, took: Duration) {
-        self.entry.family = family.to_owned();
-        self.entry.outcome = outcome.kind.label();
-        self.entry.cache_status = beginning(cache_status, TEXT_MAX).to_owned();
-        self.entry.invalidated.clone_from(&outcome.invalidated);
-        self.entry.micros = micros(took);
+    pub fn answered(
+        &mut self,
+        outcome: &Outcome,
+        cache_status: Option<HeaderValue>,
+        request_id: HeaderValue,
+        (family, took): (&Arc<str>, Duration),
+    ) {
+        self.answered = Some(LoggedOutcome {
+            family: Arc::clone(family),
+            kind: outcome.kind,
+            cache_status,
+            request_id,
+            invalidated: outcome.invalidated.clone(),
+            took,
+        });
     }
 
     /// Writes the line: now, if all of the content is there or there is none, else when it ends.
@@ -70,9 +115,9 @@ impl Unlogged {
         telemetry: Option<&Arc<Telemetry>>,
     ) -> Response<Body> {
         let status = response.status();
-        self.entry.status = status.as_u16();
-        self.entry.upstream_micros = telemetry.and_then(|telemetry| telemetry.upstream_micros());
-        let has_no_content = self.entry.method == Method::HEAD.as_str()
+        self.status = status;
+        self.upstream_micros = telemetry.and_then(|telemetry| telemetry.upstream_micros());
+        let has_no_content = self.method == Method::HEAD
             || status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let known = match response.body() {
@@ -84,32 +129,82 @@ impl Unlogged {
         };
         match known {
             Some(length) => {
-                self.entry.bytes = length as u64;
+                self.bytes = length as u64;
                 self.end(true);
                 response
             }
             None => {
                 self.length = response.body().size_hint().exact();
+                self.keep();
                 response.map(|body| Body::Logged(Box::new(LoggedBody::new(body, self))))
             }
         }
+    }
+
+    /// Copies what the line has of the fields: they would keep the head of the request in memory until the content ends.
+    fn keep(&mut self) {
+        for (value, most) in
+            [(&mut self.host, WORD_MAX), (&mut self.user_agent, WORD_MAX), (&mut self.referer, TEXT_MAX)]
+        {
+            *value = value.take().and_then(|value| {
+                let bytes = value.as_bytes();
+                HeaderValue::from_bytes(&bytes[..bytes.len().min(most)]).ok()
+            });
+        }
+    }
+
+    fn write_line(&self, is_whole: bool) {
+        let path = match &self.path {
+            LoggedPath::Admitted(target) => target.sent_path(),
+            LoggedPath::Refused(path) => path,
+        };
+        let entry = AccessEntry {
+            method: beginning(self.method.as_str(), WORD_MAX),
+            path: beginning(path, TEXT_MAX),
+            host: ascii(self.host.as_ref(), WORD_MAX),
+            client: Some(self.client),
+            protocol: self.protocol,
+            status: self.status.as_u16(),
+            bytes: self.bytes,
+            aborted: !is_whole,
+            total_micros: micros(self.start.elapsed()),
+            upstream_micros: self.upstream_micros,
+            user_agent: self.user_agent.as_ref().map(|value| text_of(value, WORD_MAX)),
+            referer: self.referer.as_ref().map(referer_of),
+            ..AccessEntry::default()
+        };
+        logs::write_access(&match &self.answered {
+            Some(answered) => AccessEntry {
+                family: &answered.family,
+                outcome: answered.kind.label(),
+                cache_status: ascii(answered.cache_status.as_ref(), TEXT_MAX),
+                request_id: ascii(Some(&answered.request_id), TEXT_MAX),
+                invalidated: answered.invalidated.as_deref(),
+                micros: micros(answered.took),
+                ..entry
+            },
+            None => entry,
+        });
     }
 }
 
 impl ContentLog for Unlogged {
     fn add(&mut self, bytes: u64) {
-        self.entry.bytes += bytes;
+        self.bytes += bytes;
     }
 
     fn is_whole(&self) -> bool {
-        self.length == Some(self.entry.bytes)
+        self.length == Some(self.bytes)
     }
 
-    fn end(mut self: Box<Unlogged>, is_whole: bool) {
-        self.entry.aborted = !is_whole;
-        self.entry.total_micros = micros(self.start.elapsed());
-        logs::write_access(&self.entry);
+    fn end(self: Box<Self>, is_whole: bool) {
+        self.write_line(is_whole);
     }
+}
+
+/// The beginning of a value; empty if it is not printable ASCII.
+fn ascii(value: Option<&HeaderValue>, most: usize) -> &str {
+    beginning(value.and_then(|value| value.to_str().ok()).unwrap_or_default(), most)
 }
 
 fn micros(took: Duration) -> u64 {

@@ -28,8 +28,8 @@ use crate::outcome::Outcome;
 use crate::running::Running;
 use crate::upstream::{ContentUnread, ResponseBody};
 
-/// Fields that are added to a stored response: `Age` and `Cache-Status`.
-const ADDED: usize = 2;
+/// Most fields that are added to a stored response: `Age`, `Cache-Status` and `X-Request-Id`.
+const ADDED: usize = 3;
 
 /// A response from a stored one. `is_known`: the client has it, by its own conditions.
 pub fn stored(

@@ -405,8 +405,8 @@ fn count_unmatched(running: &Arc<Running>, live: &Live, http: &ClientRequest, st
 /// The reads of each family so far.
 fn reads(live: &Live) -> BTreeMap<String, u64> {
     let kinds = [OutcomeKind::Hit, OutcomeKind::Stale, OutcomeKind::Miss, OutcomeKind::Revalidated];
-    let families = live.all_counters().filter(|counters| counters.family != NO_FAMILY);
-    families.map(|it| (it.family.clone(), kinds.map(|kind| it.of(kind)).iter().sum())).collect()
+    let families = live.all_counters().filter(|counters| *counters.family != *NO_FAMILY);
+    families.map(|it| (it.family.to_string(), kinds.map(|kind| it.of(kind)).iter().sum())).collect()
 }
 
 /// The targets of a write: its own, and the `Destination` of a MOVE or COPY (RFC 4918 §9.8, §9.9).
