@@ -19,6 +19,9 @@ thread_local! {
 /// Allocations of all threads that are not left out.
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
+/// Bytes of the blocks that they were given, freed or not.
+static ALLOCATED: AtomicU64 = AtomicU64::new(0);
+
 /// Bytes of the blocks that this thread has allocated less those that it has freed.
 pub fn bytes() -> i64 {
     BYTES.get()
@@ -27,6 +30,11 @@ pub fn bytes() -> i64 {
 /// Allocations so far, of all threads that are not left out.
 pub fn allocations() -> u64 {
     ALLOCATIONS.load(Relaxed)
+}
+
+/// Bytes of all blocks so far, freed or not, of all threads that are not left out.
+pub fn allocated() -> u64 {
+    ALLOCATED.load(Relaxed)
 }
 
 /// Leaves the allocations of this thread out.
@@ -65,6 +73,7 @@ unsafe impl GlobalAlloc for Counting {
         BYTES.set(BYTES.get() + size(block, layout));
         if !IS_LEFT_OUT.get() {
             ALLOCATIONS.fetch_add(1, Relaxed);
+            ALLOCATED.fetch_add(layout.size() as u64, Relaxed);
         }
         block
     }

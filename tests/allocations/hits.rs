@@ -1,8 +1,8 @@
 //! The allocations of a hit: those of the whole server, beside those of a server of bare hyper that sends the same response.
 
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 
@@ -13,12 +13,10 @@ use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
-use larder::config::{Config, Overrides};
-use larder::server::{self, Listeners};
-use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::allocator;
+use crate::server::{larder, read_answer, runtime, upstream};
 
 /// Allocations of a hit beyond those of bare hyper. tests/perf/README.md says what each is.
 const FURTHER: u64 = 8;
@@ -69,57 +67,9 @@ impl Client {
     }
 }
 
-/// Reads an answer, and returns the length of its body.
-fn read_answer(answers: &mut impl BufRead) -> usize {
-    let (mut length, mut line) = (0, String::new());
-    while line != "\r\n" {
-        line.clear();
-        assert!(answers.read_line(&mut line).unwrap() > 0, "the server closed the connection");
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-    }
-    answers.read_exact(&mut vec![0; length]).unwrap();
-    length
-}
-
-/// Answers one request after the other, with a response that may be stored.
-fn upstream() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        allocator::leave_out_this_thread();
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let mut requests = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-            while requests.by_ref().any(|line| line.is_empty()) {
-                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nCache-Control: max-age=3600\r\n\
-                            ETag: \"1\"\r\nContent-Length: 1024\r\n\r\n";
-                stream.write_all(head.as_bytes()).unwrap();
-                stream.write_all(&[b'x'; 1024]).unwrap();
-            }
-        }
-    });
-    address
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
 fn of_larder() -> u64 {
-    let rules = format!(
-        "[server]\nlisten = '127.0.0.1:0'\nupstream = 'http://{}'\n[admin]\nlisten = '127.0.0.1:0'\n\
-         [log]\naccess = false\n[[family]]\nname = 'item'\npath = '/item/(?<id>\\d+)'\nttl = '1h'\n",
-        upstream()
-    );
-    let config = Config::parse(&rules, "rules.toml", &Overrides::default(), &|_| None).unwrap();
-    runtime().block_on(async {
-        let listeners = Listeners::bind(&config).unwrap();
-        let address = listeners.public.local_addr().unwrap();
-        let running = server::assemble(config).await.unwrap();
-        tokio::spawn(server::run(running, listeners, std::future::pending()));
-        Client::of(address).allocations().await
-    })
+    let upstream = upstream(1024);
+    runtime().block_on(async { Client::of(larder(upstream).await).allocations().await })
 }
 
 /// Those of a hit.

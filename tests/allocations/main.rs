@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
 
 mod allocator;
+mod bodies;
 mod entries;
 mod hits;
+mod server;
 
 #[global_allocator]
 static ALLOCATOR: allocator::Counting = allocator::Counting;
