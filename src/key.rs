@@ -325,7 +325,7 @@ pub fn derive(
     text.push_str("://");
     text.push_str(&target.host);
     push_escaped_text(&mut text, target.sent_path());
-    // As forwarded: [`QueryKeySpec::apply`] has removed what the family ignores.
+    // As forwarded: [`QueryKeySpec::normalise`] has removed what the family ignores.
     if let Some(query) = &target.query {
         text.push('?');
         push_escaped_text(&mut text, query);

@@ -368,9 +368,9 @@ async fn connection(
         // Checked before anything is allocated for the request.
         let admitted = match request.version() {
             // hyper counts this stream as open only later.
-            Version::HTTP_2 => {
-                conn.streams(streams.open() + 1).and_then(|()| conn.hold_stream_head(request.headers()))
-            }
+            Version::HTTP_2 => conn
+                .streams(streams.open() + 1)
+                .and_then(|()| conn.hold_stream_head(request.uri(), request.headers())),
             _ => Ok(None),
         };
         let handled = match admitted {
@@ -538,7 +538,7 @@ async fn drain(running: &Arc<Running>, public: AbortOnDropHandle<()>, admin: Abo
         requests = running.tasks.len(),
         invalidated_tags = unanswered.len(),
         undelivered_tags = running.cache.undelivered(),
-        "drain_timeout is over: aborting the requests in progress"
+        "drain_timeout is over: closing the connections that are left, and aborting their requests"
     );
     running.cache.leave().await;
 }

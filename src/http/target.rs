@@ -104,6 +104,13 @@ impl Target {
         Target { path, sent, ..self }
     }
 
+    /// The same target with another query.
+    #[must_use]
+    pub fn with_query(&self, query: Option<String>) -> Target {
+        let Target { scheme, case, .. } = *self;
+        Target { scheme, host: self.host.clone(), path: self.path.clone(), sent: self.sent.clone(), query, case }
+    }
+
     /// The path as received, which upstream receives too.
     pub fn sent_path(&self) -> &str {
         self.sent.as_deref().unwrap_or(&self.path)

@@ -25,6 +25,34 @@ fn a_plain_request_reads_as_a_request_line() {
 }
 
 #[test]
+fn a_key_is_of_the_target_alone_if_no_field_changes_it() {
+    let by = |source| KeySpec { identity: Identity::By(vec![source]), ..KeySpec::default() };
+    let claims = CallerSource::Claims(ClaimNames::read("sub").unwrap());
+    let rows = [
+        (KeySpec::default(), true),
+        (KeySpec { identity: Identity::Shared, ..KeySpec::default() }, true),
+        (KeySpec { identity: Identity::Credentials(Arc::new([COOKIE])), ..KeySpec::default() }, true),
+        (KeySpec { headers: vec![HeaderName::from_static("x-a")], ..KeySpec::default() }, false),
+        (KeySpec { cookies: Some(vec!["sid".into()]), ..KeySpec::default() }, false),
+        (by(CallerSource::Header(AUTHORIZATION)), false),
+        (by(CallerSource::Cookie("sid".into())), false),
+        (by(claims), false),
+    ];
+    let fields: HeaderMap =
+        [(HeaderName::from_static("x-a"), "1"), (COOKIE, "sid=1"), (AUTHORIZATION, "Bearer a.b.c")]
+            .map(|(name, value)| (name, HeaderValue::from_static(value)))
+            .into_iter()
+            .collect();
+    for (key_spec, expected) in rows {
+        assert_eq!(key_spec.is_of_target_alone(), expected, "{key_spec:?}");
+        // Only a verified token has claims.
+        if !key_spec.identity.is_by_claims() {
+            assert_eq!(keyed(&key_spec, "", &HeaderMap::new()) == keyed(&key_spec, "", &fields), expected);
+        }
+    }
+}
+
+#[test]
 fn a_query_is_keyed_as_it_is_sent() {
     let text_of = |query| derive(&target("/p", Some(query)), &HeaderMap::new(), None).text;
     assert_eq!(text_of("b=2&a=9&b=1"), "GET http://h/p?b=2&a=9&b=1");

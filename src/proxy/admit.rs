@@ -8,7 +8,6 @@ use http::header::{ALLOW, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::route::Route;
 use super::{Answered, Body, refuse};
 use crate::http::headers::credentials::is_in_table;
 use crate::http::headers::{self, Hops};
@@ -29,15 +28,15 @@ pub(super) fn take_underscored(running: &Running, fields: &mut HeaderMap) -> Vec
     Vec::new()
 }
 
-/// The target of a request that is handled, `known` if its route is; the response to any other.
+/// The target of a request that is handled, `known` if its route is remembered; the response to any other.
 pub(super) fn admit(
     running: &Running,
     parts: &mut Parts,
     has_hop_fields: bool,
-    known: Option<&Route>,
+    known: Option<&Arc<Target>>,
 ) -> Result<Arc<Target>, Box<Answered>> {
     let target = match known {
-        Some(route) => Arc::clone(&route.target),
+        Some(target) => Arc::clone(target),
         None => Arc::new(target_of(parts, running.config.server.case_insensitive_paths)?),
     };
     // RFC 9110 §8.6. In HTTP/1 hyper checks it.

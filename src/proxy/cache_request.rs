@@ -18,7 +18,6 @@ use crate::http::demands::Demands;
 use crate::http::freshness::Reuse;
 use crate::http::headers::{self, ForwardedPolicy, X_FORWARDED_FOR, claims};
 use crate::http::storable::RequestFacts;
-use crate::http::target::Target;
 use crate::http::{ClientDirectives, Policy, Revalidate, SetCookie, negotiation, range, validation};
 use crate::key::{self, CacheKey, Identity, KeySpec, PresentedCredentials, query};
 use crate::marks::Tag;
@@ -123,7 +122,7 @@ impl CacheRequest {
     pub fn check(&self) -> Option<CacheRequest> {
         let credentials = self.credentials.as_ref()?;
         let authorize = self.family()?.0.authorize.as_ref()?;
-        let target = Target { query: None, ..Target::clone(&self.client_request.target) }.at(&authorize.path);
+        let target = self.client_request.target.with_query(None).at(&authorize.path);
         let route = Arc::new(Route::to(authorize.verdicts, Arc::new(target)));
         let mut headers = HeaderMap::clone(credentials);
         // What a proxy in front says of the client, which is part of the key where it counts.
@@ -138,7 +137,7 @@ impl CacheRequest {
             headers.append(name, value.clone());
         });
         let http = ClientRequest::without_connection(
-            (Method::GET, Arc::clone(&route.target), headers),
+            (Method::GET, Arc::clone(&route.keyed), headers),
             self.client_request.client,
             self.client_request.forwarded,
         );
@@ -363,7 +362,7 @@ impl CacheRequest {
             }
         };
         let cache_key = match family.is_none_or(|family| family.key_spec.is_of_target_alone()) {
-            true => self.route.key.get_or_init(of_target_and_fields).clone(),
+            true => self.route.key(of_target_and_fields),
             false => of_target_and_fields(),
         };
         let cache_key = match &self.content {

@@ -107,7 +107,7 @@ fn take(
     let request_id = if seen.request_id { RequestId::of(request.headers()) } else { RequestId::new() };
     let (mut parts, body) = request.into_parts();
     let known = route::remembered(&live, &parts);
-    let admitted = admit(running, &mut parts, has_hop_fields, known.as_deref());
+    let admitted = admit(running, &mut parts, has_hop_fields, known.as_ref().and_then(|route| route.target()));
     let unlogged = Unlogged::of(running, &parts, admitted.as_ref().ok(), (client, start));
     let telemetry = Telemetry::of(running, &parts, unlogged.is_some());
     let mut record = Record {
@@ -164,7 +164,7 @@ fn take(
     let bypass = if is_for_cache { bypass(&live, &http, start) } else { None };
     let work =
         if is_for_cache && bypass.is_none() && body.is_end_stream() {
-            let route = known.unwrap_or_else(|| route::find(&live, &http.method, &http.target));
+            let route = known.unwrap_or_else(|| route::resolve(&live, &http.method, &http.target));
             match read::answer_now(running, Box::new(CacheRequest::on_route(live, http, route, None))) {
                 Ok(answered) => Work::Answered(answered),
                 Err(pending) => Work::Pending(pending),

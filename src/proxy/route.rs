@@ -1,5 +1,5 @@
-//! What the rules say of a target. It depends on nothing but the target and the rules, so each worker remembers it for targets that it
-//! was asked for lately: a hit neither normalises such a target again nor matches it with the patterns.
+//! What the rules say of a target. It depends on nothing but the target, the method and the rules, so each worker remembers it for some
+//! targets that it is asked for again: a hit on one of these neither normalises the target nor finds its family again.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -25,36 +25,53 @@ const LONGEST: usize = 256;
 /// The target of a read with its family.
 #[derive(Debug)]
 pub(super) struct Route {
-    /// As the client sent it.
-    pub target: Arc<Target>,
+    /// As the client sent it; `None` if it is too long to be remembered.
+    target: Option<Arc<Target>>,
     /// Without the parameters that the family does not key.
     pub keyed: Arc<Target>,
     /// Id of the family, and the values of its captures.
     pub family: Option<(usize, Captures)>,
-    /// The key of its requests, if nothing of them but the target is part of it.
-    pub key: OnceLock<CacheKey>,
+    key: OnceLock<CacheKey>,
 }
 
 impl Route {
     /// What the rules say of a target.
     pub fn of(live: &Live, method: &Method, target: &Arc<Target>) -> Route {
         let found = live.rules.route(method, &target.path);
-        let mut keyed = Arc::clone(target);
-        if let (Some(found), Some(sent)) = (&found, &target.query) {
-            let query = found.family.key_spec.query.normalise(sent);
-            if query.as_deref() != Some(sent) {
-                Arc::make_mut(&mut keyed).query = query.map(Cow::into_owned);
-            }
-        }
+        let query = match (&found, &target.query) {
+            (Some(found), Some(sent)) => found.family.key_spec.query.normalise(sent),
+            (_, sent) => sent.as_deref().map(Cow::Borrowed),
+        };
+        let keyed = match query.as_deref() == target.query.as_deref() {
+            true => Arc::clone(target),
+            false => Arc::new(target.with_query(query.map(Cow::into_owned))),
+        };
         let family = found.map(|found| (found.family.id, found.captures));
-        Route { target: Arc::clone(target), keyed, family, key: OnceLock::new() }
+        let target = (length(target) <= LONGEST).then(|| Arc::clone(target));
+        Route { target, keyed, family, key: OnceLock::new() }
     }
 
     /// A target in a family without captures, whatever the patterns say.
     pub fn to(family: usize, target: Arc<Target>) -> Route {
-        let family = Some((family, Captures::new()));
-        Route { keyed: Arc::clone(&target), target, family, key: OnceLock::new() }
+        Route { target: None, keyed: target, family: Some((family, Captures::new())), key: OnceLock::new() }
     }
+
+    /// The key of its requests, if nothing of them but the target is part of it. Made by `derive` once, where the route may be remembered.
+    pub fn key(&self, derive: impl FnOnce() -> CacheKey) -> CacheKey {
+        match &self.target {
+            Some(_) => self.key.get_or_init(derive).clone(),
+            None => derive(),
+        }
+    }
+
+    /// The target as the client sent it, if it is short enough to be remembered.
+    pub fn target(&self) -> Option<&Arc<Target>> {
+        self.target.as_ref()
+    }
+}
+
+fn length(target: &Target) -> usize {
+    target.host.len() + target.sent_path().len() + target.query.as_ref().map_or(0, String::len)
 }
 
 /// The route of a GET, if this worker remembers it.
@@ -63,11 +80,11 @@ pub(super) fn remembered(live: &Arc<Live>, request: &Parts) -> Option<Arc<Route>
         return None;
     }
     let host = host(&request.uri, &request.headers)?;
-    RECENT.with_borrow(|recent| recent.find(live, host, &request.uri))
+    RECENT.with_borrow(|recent| recent.get(live, host, &request.uri))
 }
 
-/// The route of a read. That of a GET is remembered.
-pub(super) fn find(live: &Arc<Live>, method: &Method, target: &Arc<Target>) -> Arc<Route> {
+/// The route of a read that is not remembered. That of a GET may be from now on.
+pub(super) fn resolve(live: &Arc<Live>, method: &Method, target: &Arc<Target>) -> Arc<Route> {
     let route = Arc::new(Route::of(live, method, target));
     if *method == Method::GET {
         RECENT.with_borrow_mut(|recent| recent.note(live, &route));
@@ -92,8 +109,9 @@ thread_local! {
     static RECENT: RefCell<RecentRoutes> = RefCell::default();
 }
 
-/// Routes of GETs by host, path and query as received. A route is remembered when its target is seen twice in a row among those of its
-/// place, so that targets that are asked for once displace nothing.
+/// Routes of GETs by host, path and query as received. Each target has one place, which it shares with others. It takes the place when it
+/// is asked for twice, and meanwhile no other of the place was that has not taken it. So targets that are asked for once displace
+/// nothing.
 #[derive(Debug, Default)]
 struct RecentRoutes {
     /// The rules that they are of.
@@ -105,43 +123,39 @@ struct RecentRoutes {
 
 #[derive(Debug, Clone, Default)]
 struct Place {
-    /// Hash of the last target that was asked for and not remembered here.
-    seen: u64,
+    /// Hash of the target that may take the place when it is asked for again.
+    next: u64,
     /// The route, and the hash of its target.
     route: Option<(u64, Arc<Route>)>,
 }
 
 impl RecentRoutes {
-    fn find(&self, live: &Arc<Live>, host: &[u8], uri: &Uri) -> Option<Arc<Route>> {
+    fn get(&self, live: &Arc<Live>, host: &[u8], uri: &Uri) -> Option<Arc<Route>> {
         if self.live.as_ptr() != Arc::as_ptr(live) {
             return None;
         }
         let (path, query) = (uri.path(), uri.query());
         let hash = self.hash(host, path, query);
-        let (_, route) = self.places[place(hash)].route.as_ref().filter(|(of, _)| *of == hash)?;
-        let target = &route.target;
+        let (_, route) = self.places[index(hash)].route.as_ref().filter(|(of, _)| *of == hash)?;
+        let target = route.target.as_ref()?;
         let is_same =
             target.host.as_bytes() == host && target.sent_path() == path && target.query.as_deref() == query;
         is_same.then(|| Arc::clone(route))
     }
 
     fn note(&mut self, live: &Arc<Live>, route: &Arc<Route>) {
-        let Target { host, query, .. } = &*route.target;
-        let path = route.target.sent_path();
-        if host.len() + path.len() + query.as_ref().map_or(0, String::len) > LONGEST {
-            return;
-        }
+        let Some(target) = &route.target else { return };
         if self.live.as_ptr() != Arc::as_ptr(live) {
             self.live = Arc::downgrade(live);
             self.places.clear();
             self.places.resize(ROUTES, Place::default());
         }
-        let hash = self.hash(host.as_bytes(), path, query.as_deref());
-        let place = &mut self.places[place(hash)];
-        if place.seen == hash {
+        let hash = self.hash(target.host.as_bytes(), target.sent_path(), target.query.as_deref());
+        let place = &mut self.places[index(hash)];
+        if place.next == hash {
             place.route = Some((hash, Arc::clone(route)));
         } else {
-            place.seen = hash;
+            place.next = hash;
         }
     }
 
@@ -150,11 +164,12 @@ impl RecentRoutes {
         hasher.write(host);
         hasher.write(path.as_bytes());
         hasher.write(query.unwrap_or_default().as_bytes());
+        hasher.write_u8(u8::from(query.is_some()));
         hasher.finish()
     }
 }
 
-fn place(hash: u64) -> usize {
+fn index(hash: u64) -> usize {
     (hash % ROUTES as u64) as usize
 }
 
@@ -163,6 +178,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Overrides};
     use crate::http::target::PathCase;
+    use crate::key::{self, PresentedCredentials};
     use crate::metrics::Metrics;
     use http::Request;
     use proptest::prelude::*;
@@ -190,7 +206,7 @@ mod tests {
     fn ask(live: &Arc<Live>, request: &Parts) -> (Option<Arc<Route>>, bool) {
         match remembered(live, request) {
             Some(route) => (Some(route), true),
-            None => (target(request).map(|target| find(live, &request.method, &target)), false),
+            None => (target(request).map(|target| resolve(live, &request.method, &target)), false),
         }
     }
 
@@ -233,7 +249,45 @@ mod tests {
     fn parameters_that_the_family_does_not_key_are_not_forwarded() {
         let live = users("id", "query = { keep = [\"b\"] }");
         let route = ask(&live, &get(&Method::GET, "/users/7?b=1&a=2", &["a"])).0.unwrap();
-        assert_eq!((route.target.query.as_deref(), route.keyed.query.as_deref()), (Some("b=1&a=2"), Some("b=1")));
+        let sent = route.target().unwrap().query.as_deref();
+        assert_eq!((sent, route.keyed.query.as_deref()), (Some("b=1&a=2"), Some("b=1")));
+    }
+
+    #[test]
+    fn a_target_with_the_hash_of_another_is_not_taken_for_it() {
+        let (live, mut recent) = (users("id", ""), RecentRoutes::default());
+        let target = target(&get(&Method::GET, "/users/1?a", &["a"])).unwrap();
+        let route = Arc::new(Route::of(&live, &Method::GET, &target));
+        for (host, uri, expected) in [
+            ("a", "/users/1?a", true),
+            ("b", "/users/1?a", false),
+            ("a", "/users/2?a", false),
+            ("a", "/users/1?b", false),
+            ("a", "/users/1", false),
+        ] {
+            let uri: Uri = uri.parse().unwrap();
+            recent.note(&live, &route);
+            let hash = recent.hash(host.as_bytes(), uri.path(), uri.query());
+            recent.places[index(hash)].route = Some((hash, Arc::clone(&route)));
+            assert_eq!(recent.get(&live, host.as_bytes(), &uri).is_some(), expected, "{host} {uri}");
+        }
+    }
+
+    #[test]
+    fn a_long_target_is_held_once_and_its_key_is_not_held() {
+        let live = users("id", "query = { keep = [\"b\"] }");
+        let long = format!("/users/7?b={}&a=1", "x".repeat(LONGEST));
+        let route = ask(&live, &get(&Method::GET, &long, &["a"])).0.unwrap();
+        let derive = || {
+            key::derive(
+                &route.keyed,
+                PresentedCredentials::without_token(&HeaderMap::new()),
+                None,
+                &live.redaction,
+            )
+        };
+        assert_eq!(route.key(derive).text, derive().text);
+        assert!(route.target().is_none() && route.key.get().is_none());
     }
 
     proptest! {
@@ -252,8 +306,8 @@ mod tests {
                 let expected = Route::of(live, &method, &target(&request).unwrap());
                 let found = ask(live, &request).0.unwrap();
                 prop_assert_eq!(
-                    (&found.target, &found.keyed, &found.family),
-                    (&expected.target, &expected.keyed, &expected.family)
+                    (found.target(), &found.keyed, &found.family),
+                    (expected.target(), &expected.keyed, &expected.family)
                 );
             }
         }

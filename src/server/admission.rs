@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 
 use super::turns::{Turn, Turns};
 use crate::client::Client;
@@ -273,8 +273,10 @@ impl AdmittedConn {
     }
 
     /// Counts a long head of an HTTP/2 request until the returned value is dropped: its connection goes on to read others.
-    pub fn hold_stream_head(&self, fields: &HeaderMap) -> Result<Option<Held>, Over> {
-        let bytes = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    pub fn hold_stream_head(&self, uri: &Uri, fields: &HeaderMap) -> Result<Option<Held>, Over> {
+        let of_target = uri.path().len() + uri.query().map_or(0, str::len);
+        let bytes =
+            of_target + fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
         let mut held = None;
         if bytes > FREE_HEAD {
             self.grow_head(&mut held, bytes)?;
@@ -425,10 +427,13 @@ mod tests {
         let admission = admission(10);
         let ticket = admit(&admission, 1).await.unwrap();
         let (short, long) = ("a".repeat(FREE_HEAD - 10), "a".repeat(FREE_HEAD));
-        assert!(ticket.0.hold_stream_head(&fields(&[("x-a", &short)])).unwrap().is_none());
-        let fields = fields(&[("x-a", &long)]);
-        let held = [ticket.0.hold_stream_head(&fields).unwrap(), ticket.0.hold_stream_head(&fields).unwrap()];
-        assert_eq!(ticket.0.hold_stream_head(&fields).unwrap_err(), Over::Client);
+        let hold = |path: &str, value: &str| {
+            ticket.0.hold_stream_head(&format!("/{path}").parse().unwrap(), &fields(&[("x-a", value)]))
+        };
+        assert!(hold("", &short).unwrap().is_none());
+        let held = [hold("", &long).unwrap(), hold(&long, "").unwrap()];
+        assert_eq!(hold("", &long).unwrap_err(), Over::Client);
+        assert_eq!(hold(&long, "").unwrap_err(), Over::Client);
         drop(held);
         assert_eq!(admission.heads.all.held(), 0);
     }
