@@ -137,9 +137,7 @@ impl AccessEntry<'_> {
         number(line, " bytes=", self.bytes);
         words(line, &[" family="]);
         quoted(line, family);
-        words(line, &[" outcome="]);
-        quoted(line, outcome);
-        words(line, &[" cache_status="]);
+        words(line, &[" outcome=\"", outcome, "\" cache_status="]);
         quoted(line, cache_status);
         for (name, text) in [(" invalidated=", self.invalidated), (" reason=", self.reason)] {
             if let Some(text) = text {
