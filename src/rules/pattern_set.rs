@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use regex::{RegexSet, RegexSetBuilder};
-use regex_syntax::hir::literal::Extractor;
 use regex_syntax::hir::{Capture, Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Repetition};
 use smallvec::SmallVec;
 
@@ -12,8 +11,10 @@ use crate::http::target::PathCase;
 
 /// Most patterns with one prefix that are tried one by one. One pass over all of them costs as much as this many.
 const FEW: usize = 8;
-/// Most texts of a pattern that are compared.
+/// Most texts of an opening that are compared.
 const TEXTS: usize = 16;
+/// Most openings of a pattern.
+const OPENINGS: usize = 64;
 /// Largest compiled set of patterns with one prefix, in bytes.
 const COMPILED: usize = 64 << 20;
 
@@ -62,7 +63,7 @@ impl PatternSet {
     ) -> Option<PatternSet> {
         let patterns: Vec<_> = patterns.map(|pattern| (pattern, openings(pattern))).collect();
         let each = patterns.iter().enumerate().flat_map(|(index, (pattern, openings))| {
-            openings.iter().map(move |texts| (index, *pattern, texts.as_slice()))
+            openings.iter().map(move |opening| (index, *pattern, opening.texts.as_slice()))
         });
         let prefixes = Prefixes::of(each.collect(), case, few)?;
         Some(PatternSet { prefixes })
@@ -86,11 +87,7 @@ impl Prefixes {
         let mut by_prefix: BTreeMap<&[u8], Vec<Indexed<'_>>> = BTreeMap::new();
         for (index, pattern, texts) in patterns {
             let (first, behind) = texts.split_first()?;
-            let patterns = by_prefix.entry(first).or_default();
-            // Its openings with one first text are alike.
-            if patterns.last().is_none_or(|(last, ..)| *last != index) {
-                patterns.push((index, pattern, behind));
-            }
+            by_prefix.entry(first).or_default().push((index, pattern, behind));
         }
         let mut prefixes: Vec<Prefix> = Vec::with_capacity(by_prefix.len());
         for (text, patterns) in by_prefix {
@@ -99,9 +96,11 @@ impl Prefixes {
             while let Some(at) = shorter.filter(|at| !text.starts_with(&prefixes[*at].text)) {
                 shorter = prefixes[at].shorter;
             }
-            let is_split = patterns.len() > few;
-            let (behind, here): (Vec<_>, Vec<_>) =
+            let is_split = patterns.chunk_by(|one, next| one.0 == next.0).count() > few;
+            let (behind, mut here): (Vec<_>, Vec<_>) =
                 patterns.into_iter().partition(|(_, _, behind)| is_split && !behind.is_empty());
+            // A pattern may have several openings with this text.
+            here.dedup_by_key(|(index, ..)| *index);
             let (patterns, behind_segment) = (Patterns::build(&here, case)?, Prefixes::of(behind, case, few)?);
             prefixes.push(Prefix { text: text.to_vec(), shorter, patterns, behind_segment });
         }
@@ -146,21 +145,81 @@ impl Patterns {
     }
 }
 
-/// Every path that the pattern matches begins with the first text of one of these, apart from the case of ASCII letters; after the next
-/// `/` its second text follows, and so on. Empty if it matches no path.
-fn openings(pattern: &Pattern) -> Vec<Vec<Vec<u8>>> {
-    let Some(hir) = pattern.hir().map(|hir| lower_case(&hir)) else { return vec![vec![Vec::new()]] };
-    let mut opening = Opening { texts: vec![Vec::new()], is_behind_segment: false };
-    opening.add(&hir);
-    opening.texts.truncate(TEXTS);
-    let (prefixes, slashes) =
-        (prefixes_of(&hir), |text: &Vec<u8>| text.iter().filter(|byte| **byte == b'/').count());
-    // Alternatives with literals of their own may say more.
-    let are_longer =
-        opening.texts.first().is_some_and(|first| prefixes.iter().all(|it| slashes(it) > slashes(first)));
-    match opening.texts.len() > 1 && !are_longer {
-        true => vec![opening.texts],
-        false => prefixes.into_iter().map(|prefix| vec![prefix]).collect(),
+/// How paths that a pattern matches begin, apart from the case of ASCII letters.
+#[derive(Debug, Clone)]
+struct Opening {
+    /// They begin with the first text; after the next `/` the second text follows, and so on.
+    texts: Vec<Vec<u8>>,
+    then: Then,
+}
+
+/// What is known of the path behind the last text of an opening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The next literal of the pattern follows at once.
+    Literal,
+    /// It follows in the same segment.
+    InSegment,
+    Nothing,
+}
+
+/// Every path that the pattern matches begins as one of these says. Empty if it matches none.
+fn openings(pattern: &Pattern) -> Vec<Opening> {
+    let unknown = Opening { texts: vec![Vec::new()], then: Then::Literal };
+    let Some(hir) = pattern.hir().map(|hir| lower_case(&hir)) else { return vec![unknown] };
+    let mut openings = Opening::all(vec![unknown], &hir);
+    openings.iter_mut().for_each(|opening| opening.texts.truncate(TEXTS));
+    openings
+}
+
+impl Opening {
+    /// These, continued by the next part of the pattern: by each of its alternatives.
+    fn all(mut openings: Vec<Opening>, part: &Hir) -> Vec<Opening> {
+        let skipped = |mut openings: Vec<Opening>, part| {
+            openings.iter_mut().for_each(|opening| opening.skip(part));
+            openings
+        };
+        let forked = match part.kind() {
+            HirKind::Empty | HirKind::Look(_) => return openings,
+            HirKind::Class(class) if class.is_empty() => return Vec::new(),
+            HirKind::Class(_) => return skipped(openings, part),
+            HirKind::Literal(literal) => {
+                openings.iter_mut().for_each(|opening| opening.add(&literal.0));
+                return openings;
+            }
+            HirKind::Capture(capture) => return Opening::all(openings, &capture.sub),
+            HirKind::Concat(parts) => return parts.iter().fold(openings, Opening::all),
+            HirKind::Repetition(Repetition { min: 0, max: Some(1), sub, .. }) => {
+                [openings.clone(), Opening::all(openings.clone(), sub)].concat()
+            }
+            HirKind::Repetition(Repetition { min: 0, .. }) => return skipped(openings, part),
+            HirKind::Repetition(repetition) => {
+                return skipped(Opening::all(openings, &repetition.sub), &repetition.sub);
+            }
+            HirKind::Alternation(parts) => {
+                parts.iter().flat_map(|part| Opening::all(openings.clone(), part)).collect()
+            }
+        };
+        if forked.len() > OPENINGS { skipped(openings, part) } else { forked }
+    }
+
+    fn add(&mut self, literal: &[u8]) {
+        match (self.then, self.texts.last_mut(), memchr::memchr(b'/', literal)) {
+            (Then::Literal, Some(text), _) => text.extend_from_slice(literal),
+            (Then::InSegment, _, Some(slash)) => {
+                self.texts.push(literal[slash..].to_vec());
+                self.then = Then::Literal;
+            }
+            _ => {}
+        }
+    }
+
+    /// Passes over something that may be any of several texts.
+    fn skip(&mut self, part: &Hir) {
+        self.then = match self.then {
+            Then::Literal | Then::InSegment if !may_have_slash(part) => Then::InSegment,
+            _ => Then::Nothing,
+        };
     }
 }
 
@@ -206,48 +265,6 @@ fn lower_case(hir: &Hir) -> Hir {
     }
 }
 
-/// Every text that it matches begins with one of these. Empty if it matches none.
-fn prefixes_of(hir: &Hir) -> Vec<Vec<u8>> {
-    match Extractor::new().extract(hir).literals() {
-        Some(literals) => literals.iter().map(|literal| literal.as_bytes().to_vec()).collect(),
-        None => vec![Vec::new()],
-    }
-}
-
-/// One of [`openings`], as far as it is read from a pattern.
-struct Opening {
-    texts: Vec<Vec<u8>>,
-    /// Behind the last text the pattern has taken something without `/`.
-    is_behind_segment: bool,
-}
-
-impl Opening {
-    /// Continues with the next part of the pattern. False if what follows it cannot be read.
-    fn add(&mut self, hir: &Hir) -> bool {
-        match hir.kind() {
-            HirKind::Literal(literal) => self.add_literal(&literal.0),
-            HirKind::Capture(capture) => self.add(&capture.sub),
-            HirKind::Concat(parts) => parts.iter().all(|part| self.add(part)),
-            HirKind::Empty | HirKind::Look(_) => true,
-            _ => {
-                self.is_behind_segment = true;
-                !may_have_slash(hir)
-            }
-        }
-    }
-
-    fn add_literal(&mut self, literal: &[u8]) -> bool {
-        match (self.is_behind_segment, self.texts.last_mut()) {
-            (false, Some(text)) => text.extend_from_slice(literal),
-            // All up to the next `/` was taken.
-            _ if literal.starts_with(b"/") => self.texts.push(literal.to_vec()),
-            _ => return false,
-        }
-        self.is_behind_segment = false;
-        true
-    }
-}
-
 /// Whether a text that it matches may have a `/`.
 fn may_have_slash(hir: &Hir) -> bool {
     match hir.kind() {
@@ -276,7 +293,7 @@ mod tests {
 
     #[test]
     fn all_patterns_that_match_are_found_in_their_order() {
-        let rows: [(&[&str], &str, &[usize]); 8] = [
+        let rows: [(&[&str], &str, &[usize]); 12] = [
             (&["/a/b", "/a", "/a/.*", ".*", "/b"], "/a/b", &[0, 2, 3]),
             (&["/a|/b", "/b|/bc?"], "/b", &[0, 1]),
             (&["/ab|/abc", "/abc|/ab"], "/abc", &[0, 1]),
@@ -285,13 +302,17 @@ mod tests {
             (&["^/a$", "(?i)/A", "(?m)/a$"], "/a", &[0, 1, 2]),
             (&["/a/bcd/e", "/a/", "/a/bcd", "/a/b.*"], "/a/bce", &[3]),
             (&[r"/\w+/z", "/a/z"], "/a/z", &[0, 1]),
+            (&["/.*/c", "/(?:a/)?.*/c"], "/a/b/c", &[0, 1]),
+            (&[r"/\w+b/c", "/[^/]+b/d"], "/ab/c", &[0]),
+            (&["/(?:ab)+c", "/(?:ab/)+c", "/(?:ab){2}/x"], "/ababc", &[0]),
+            (&["/(?:ab/)+c", r"/\w+/(?:ab|x)/c", r"/\w+/(?:|ab/)c"], "/ab/ab/c", &[0, 1, 2]),
         ];
         for (texts, path, expected) in rows {
-            assert_eq!(
-                matching(&compiled(texts, PathCase::Sensitive), PathCase::Sensitive, path),
-                expected,
-                "{texts:?}"
-            );
+            let patterns = compiled(texts, PathCase::Sensitive);
+            for few in [0, FEW] {
+                let set = PatternSet::splitting(patterns.iter(), PathCase::Sensitive, few).unwrap();
+                assert_eq!(set.matches(path).collect::<Vec<_>>(), expected, "{texts:?}");
+            }
         }
     }
 
@@ -323,8 +344,11 @@ mod tests {
 
     #[test]
     fn patterns_that_differ_behind_a_capture_are_tried_singly() {
-        let shapes: [fn(usize) -> String; 4] = [
+        let shapes: [fn(usize) -> String; 7] = [
             |n| format!(r"/(?<tenant>[^/]+)/thing{n}/(?<id>\d+)"),
+            |n| format!(r"/(?<tenant>[^/]+)/(?:get|list)/(?:thing{n}|things{n})/(?<id>\d+)"),
+            |n| format!(r"/(?<tenant>[^/]+)-app/thing{n}"),
+            |n| format!(r"/[12](?:/beta)?/thing{n}/?"),
             |n| format!(r"/(?<tenant>[^/]+)/v(?<version>\d+)/thing{n}(?:/.*)?"),
             |n| format!(r"/api/v1/thing{n}/(?<id>\d+)(?:/.*)?"),
             |n| format!(r"/Api/(?<a>\w+)/(?<b>\w+)/é{n}/.*"),
