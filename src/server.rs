@@ -368,9 +368,7 @@ async fn connection(
         // Checked before anything is allocated for the request.
         let admitted = match request.version() {
             // hyper counts this stream as open only later.
-            Version::HTTP_2 => conn
-                .streams(streams.open() + 1)
-                .and_then(|()| conn.hold_stream_head(request.uri(), request.headers())),
+            Version::HTTP_2 => conn.streams(streams.open() + 1).and_then(|()| conn.hold_stream_head(&request)),
             _ => Ok(None),
         };
         let handled = match admitted {

@@ -45,13 +45,16 @@ pub fn handle(
     client: IpAddr,
     interim: Option<InterimSender>,
 ) -> Handled {
-    let (work, record) = take(running, request, (client, Instant::now()), interim);
+    let (work, mut record) = take(running, request, (client, Instant::now()), interim);
     let work = match work {
         Work::Answered(answered) if record.debug.is_none() => {
             return Handled::Response(record.response(running, answered));
         }
         work => work,
     };
+    if let Some(unlogged) = &mut record.unlogged {
+        unlogged.detach();
+    }
     let running = Arc::clone(running);
     Handled::Later(Box::pin(async move {
         let answered = match work {

@@ -17,7 +17,7 @@ use crate::logs;
 use crate::outcome::{Outcome, OutcomeKind};
 use crate::running::Running;
 
-/// What the access log says of a request that is under way. Of a hit nothing is copied before its line is written.
+/// What the access log says of a request that is under way. It shares the texts of the request, which a hit has until its line is written.
 pub(super) struct Unlogged {
     method: Method,
     path: LoggedPath,
@@ -37,8 +37,9 @@ pub(super) struct Unlogged {
 
 /// The path of a request, as received.
 enum LoggedPath {
-    Admitted(Arc<Target>),
-    Refused(Box<str>),
+    Shared(Arc<Target>),
+    /// Its beginning.
+    Copied(Box<str>),
 }
 
 /// What happened to a request.
@@ -66,12 +67,14 @@ impl Unlogged {
         let (server, fields) = (&running.config.server, &parts.headers);
         let policy = server.forwarded_from(peer);
         let host = match parts.uri.authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            Some(authority) => {
+                HeaderValue::from_str(beginning(without_userinfo(authority.as_str()), WORD_MAX)).ok()
+            }
             None => fields.get(HOST).cloned(),
         };
         let path = match target {
-            Some(target) => LoggedPath::Admitted(Arc::clone(target)),
-            None => LoggedPath::Refused(beginning(parts.uri.path(), TEXT_MAX).into()),
+            Some(target) => LoggedPath::Shared(Arc::clone(target)),
+            None => LoggedPath::Copied(beginning(parts.uri.path(), TEXT_MAX).into()),
         };
         Some(Box::new(Unlogged {
             method: parts.method.clone(),
@@ -135,14 +138,20 @@ impl Unlogged {
             }
             None => {
                 self.length = response.body().size_hint().exact();
-                self.keep();
                 response.map(|body| Body::Logged(Box::new(LoggedBody::new(body, self))))
             }
         }
     }
 
-    /// Copies what the line has of the fields: they would keep the head of the request in memory until the content ends.
-    fn keep(&mut self) {
+    /// Copies what the line has of the request. Otherwise the line would keep the whole head in memory while the request waits, and until its
+    /// content has ended.
+    pub fn detach(&mut self) {
+        if let LoggedPath::Shared(target) = &self.path {
+            self.path = LoggedPath::Copied(beginning(target.sent_path(), TEXT_MAX).into());
+        }
+        if self.method.as_str().len() > WORD_MAX {
+            self.method = Method::from_bytes(&self.method.as_str().as_bytes()[..WORD_MAX]).unwrap_or_default();
+        }
         for (value, most) in
             [(&mut self.host, WORD_MAX), (&mut self.user_agent, WORD_MAX), (&mut self.referer, TEXT_MAX)]
         {
@@ -154,36 +163,32 @@ impl Unlogged {
     }
 
     fn write_line(&self, is_whole: bool) {
+        // Every response is counted before its line is written.
+        let Some(answered) = &self.answered else { return };
         let path = match &self.path {
-            LoggedPath::Admitted(target) => target.sent_path(),
-            LoggedPath::Refused(path) => path,
+            LoggedPath::Shared(target) => target.sent_path(),
+            LoggedPath::Copied(path) => path,
         };
-        let entry = AccessEntry {
+        logs::write_access(&AccessEntry {
             method: beginning(self.method.as_str(), WORD_MAX),
             path: beginning(path, TEXT_MAX),
-            host: ascii(self.host.as_ref(), WORD_MAX),
+            host: beginning(without_userinfo(ascii(self.host.as_ref())), WORD_MAX),
             client: Some(self.client),
             protocol: self.protocol,
             status: self.status.as_u16(),
             bytes: self.bytes,
             aborted: !is_whole,
+            family: &answered.family,
+            outcome: answered.kind.label(),
+            cache_status: beginning(ascii(answered.cache_status.as_ref()), TEXT_MAX),
+            invalidated: answered.invalidated.as_deref(),
+            reason: None,
+            request_id: ascii(Some(&answered.request_id)),
+            micros: micros(answered.took),
             total_micros: micros(self.start.elapsed()),
             upstream_micros: self.upstream_micros,
             user_agent: self.user_agent.as_ref().map(|value| text_of(value, WORD_MAX)),
             referer: self.referer.as_ref().map(referer_of),
-            ..AccessEntry::default()
-        };
-        logs::write_access(&match &self.answered {
-            Some(answered) => AccessEntry {
-                family: &answered.family,
-                outcome: answered.kind.label(),
-                cache_status: ascii(answered.cache_status.as_ref(), TEXT_MAX),
-                request_id: ascii(Some(&answered.request_id), TEXT_MAX),
-                invalidated: answered.invalidated.as_deref(),
-                micros: micros(answered.took),
-                ..entry
-            },
-            None => entry,
         });
     }
 }
@@ -202,9 +207,14 @@ impl ContentLog for Unlogged {
     }
 }
 
-/// The beginning of a value; empty if it is not printable ASCII.
-fn ascii(value: Option<&HeaderValue>, most: usize) -> &str {
-    beginning(value.and_then(|value| value.to_str().ok()).unwrap_or_default(), most)
+/// A value; empty if it is not printable ASCII.
+fn ascii(value: Option<&HeaderValue>) -> &str {
+    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// An authority without what may be a password. A request with one is refused.
+fn without_userinfo(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 fn micros(took: Duration) -> u64 {

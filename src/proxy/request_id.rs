@@ -37,7 +37,10 @@ impl RequestId {
         let is_accepted =
             |id: &&HeaderValue| (1..=ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
         match (lines.next().filter(is_accepted), lines.next()) {
-            (Some(id), None) => RequestId::Client(id.clone()),
+            // Copied: the log has it for longer than the head of the request.
+            (Some(id), None) => {
+                HeaderValue::from_bytes(id.as_bytes()).map_or_else(|_| RequestId::new(), RequestId::Client)
+            }
             _ => RequestId::new(),
         }
     }

@@ -109,9 +109,8 @@ thread_local! {
     static RECENT: RefCell<RecentRoutes> = RefCell::default();
 }
 
-/// Routes of GETs by host, path and query as received. Each target has one place, which it shares with others. It takes the place when it
-/// is asked for twice, and meanwhile no other of the place was that has not taken it. So targets that are asked for once displace
-/// nothing.
+/// Routes of GETs by host, path and query as received. Many targets share a place. A target takes it when it is asked for twice, with no
+/// other target that is not remembered in between. So targets that are asked for once displace nothing.
 #[derive(Debug, Default)]
 struct RecentRoutes {
     /// The rules that they are of.

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Uri};
+use http::uri::Authority;
+use http::{HeaderMap, Request};
 
 use super::turns::{Turn, Turns};
 use crate::client::Client;
@@ -273,10 +274,12 @@ impl AdmittedConn {
     }
 
     /// Counts a long head of an HTTP/2 request until the returned value is dropped: its connection goes on to read others.
-    pub fn hold_stream_head(&self, uri: &Uri, fields: &HeaderMap) -> Result<Option<Held>, Over> {
-        let of_target = uri.path().len() + uri.query().map_or(0, str::len);
-        let bytes =
-            of_target + fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    pub fn hold_stream_head<B>(&self, request: &Request<B>) -> Result<Option<Held>, Over> {
+        let (method, uri) = (request.method().as_str(), request.uri());
+        let authority = uri.authority().map_or("", Authority::as_str);
+        let line = [method, authority, uri.path(), uri.query().unwrap_or_default()].map(str::len);
+        let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+        let bytes = fields.chain(line).sum();
         let mut held = None;
         if bytes > FREE_HEAD {
             self.grow_head(&mut held, bytes)?;
@@ -427,13 +430,16 @@ mod tests {
         let admission = admission(10);
         let ticket = admit(&admission, 1).await.unwrap();
         let (short, long) = ("a".repeat(FREE_HEAD - 10), "a".repeat(FREE_HEAD));
-        let hold = |path: &str, value: &str| {
-            ticket.0.hold_stream_head(&format!("/{path}").parse().unwrap(), &fields(&[("x-a", value)]))
+        let hold = |method: &str, uri: &str, value: &str| {
+            let request = Request::builder().method(method).uri(uri).header("x-a", value);
+            ticket.0.hold_stream_head(&request.body(()).unwrap())
         };
-        assert!(hold("", &short).unwrap().is_none());
-        let held = [hold("", &long).unwrap(), hold(&long, "").unwrap()];
-        assert_eq!(hold("", &long).unwrap_err(), Over::Client);
-        assert_eq!(hold(&long, "").unwrap_err(), Over::Client);
+        assert!(hold("GET", "/", &short).unwrap().is_none());
+        let held = [hold("GET", "/", &long).unwrap(), hold("GET", &format!("/{long}"), "").unwrap()];
+        assert_eq!(hold("GET", "/", &long).unwrap_err(), Over::Client);
+        assert_eq!(hold("GET", &format!("/?{long}"), "").unwrap_err(), Over::Client);
+        assert_eq!(hold("GET", &format!("http://{long}/"), "").unwrap_err(), Over::Client);
+        assert_eq!(hold(&long, "/", "").unwrap_err(), Over::Client);
         drop(held);
         assert_eq!(admission.heads.all.held(), 0);
     }

@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libmimalloc_sys as mi;
 
@@ -35,6 +36,12 @@ pub fn allocations() -> u64 {
 /// Bytes of all blocks so far, freed or not, of all threads that are not left out.
 pub fn allocated() -> u64 {
     ALLOCATED.load(Relaxed)
+}
+
+/// Held by a test that counts the allocations of all threads.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Leaves the allocations of this thread out.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 
 use larder::config::{Config, Overrides};
@@ -10,24 +11,33 @@ use tokio::runtime::Runtime;
 
 use crate::allocator;
 
-/// Reads an answer, and returns the length of its body.
-pub fn read_answer(answers: &mut impl BufRead) -> usize {
-    let (mut length, mut line) = (0, String::new());
+/// Bytes that upstream sends at once.
+const PIECE: usize = 64 << 10;
+
+/// Reads an answer. Returns the length of its body, and whether it is a hit. `read`: called after each piece of the body.
+pub fn read_answer(answers: &mut impl BufRead, read: impl Fn()) -> (usize, bool) {
+    let (mut length, mut is_hit, mut line) = (0, false, String::new());
     while line != "\r\n" {
         line.clear();
         assert!(answers.read_line(&mut line).unwrap() > 0, "the server closed the connection");
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
+        is_hit |= line.starts_with("cache-status: larder; hit");
     }
-    answers.read_exact(&mut vec![0; length]).unwrap();
-    length
+    for begin in (0..length).step_by(PIECE) {
+        answers.read_exact(&mut vec![0; PIECE.min(length - begin)]).unwrap();
+        read();
+    }
+    (length, is_hit)
 }
 
-/// Answers one request after the other, with a response that may be stored, and has a body of so many bytes.
-pub fn upstream(length: usize) -> SocketAddr {
+/// Answers one request after the other, with a response that may be stored, and has a body of so many bytes. After each piece of it but the
+/// first it waits until it is told that one was read.
+pub fn upstream(length: usize) -> (SocketAddr, Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let (read, was_read) = mpsc::channel();
     thread::spawn(move || {
         allocator::leave_out_this_thread();
         for mut stream in listener.incoming().map_while(Result::ok) {
@@ -38,11 +48,16 @@ pub fn upstream(length: usize) -> SocketAddr {
                      Content-Length: {length}\r\n\r\n"
                 );
                 stream.write_all(head.as_bytes()).unwrap();
-                stream.write_all(&vec![b'x'; length]).unwrap();
+                for begin in (0..length).step_by(PIECE) {
+                    if begin > 0 {
+                        was_read.recv().unwrap();
+                    }
+                    stream.write_all(&vec![b'x'; PIECE.min(length - begin)]).unwrap();
+                }
             }
         }
     });
-    address
+    (address, read)
 }
 
 pub fn runtime() -> Runtime {

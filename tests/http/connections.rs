@@ -317,6 +317,7 @@ fn a_shutdown_ends_requests_of_the_admin_that_do_not_end() {
     bench.larder.admin_get("/healthz").has_status(200);
     bench.larder.terminate();
     assert_eq!(bench.larder.wait(), Some(0));
+    assert!(bench.larder.log().contains("drain_timeout is over"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Larder, Plan, Upstream, eventually_some};
+use crate::support::{Larder, Plan, Reply, Upstream, eventually_some};
 
 fn rules(format: &str) -> String {
     format!(
@@ -50,6 +50,36 @@ fn the_access_log_and_the_metric_say_what_the_response_says() {
         assert!(metrics.lines().any(|line| line == sample), "no {sample}:\n{metrics}");
     }
     assert!(!larder.log().contains("secret"), "{}", larder.log());
+}
+
+#[test]
+fn a_password_in_a_host_is_not_logged() {
+    let upstream = Upstream::start();
+    let larder = start(&upstream, "json");
+    let requests = [
+        "GET http://user:pass@api.test/users HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n",
+        "GET /users HTTP/1.1\r\nHost: user:pass@api.test\r\nConnection: close\r\n\r\n",
+    ];
+    for (number, request) in requests.into_iter().enumerate() {
+        larder.raw(request).response().has_status(400);
+        let logged: Value = serde_json::from_str(&line(&larder, number)).unwrap();
+        assert_eq!((&logged["host"], &logged["path"]), (&"api.test".into(), &"/users".into()), "{logged}");
+    }
+    assert!(!larder.log().contains("pass"), "{}", larder.log());
+}
+
+#[test]
+fn a_line_about_streamed_content_has_the_beginning_of_its_long_fields() {
+    let upstream = Upstream::start();
+    let larder = start(&upstream, "json");
+    let (agent, path) = ("a".repeat(2000), format!("/other/{}", "x".repeat(2000)));
+    upstream.on(&path, Reply::new("streamed").cached("no-store").chunked());
+    let answer = larder.call("GET", &path).header("User-Agent", &agent).header("X-Request-Id", "mine").send();
+    answer.has_status(200);
+    let logged: Value = serde_json::from_str(&line(&larder, 0)).unwrap();
+    let is_beginning = |name: &str, of: &str, length| logged[name].as_str() == Some(&of[..length]);
+    assert!(is_beginning("user_agent", &agent, 256) && is_beginning("path", &path, 1024), "{logged}");
+    assert_eq!(logged["request_id"], "mine");
 }
 
 #[test]
