@@ -2,6 +2,7 @@ use http::header::AUTHORIZATION;
 use proptest::prelude::*;
 
 use super::*;
+use crate::bearer::ClaimNames;
 
 fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeySpec<'_>>) -> CacheKey {
     super::derive(target, PresentedCredentials::without_token(headers), family, &Redaction::default())

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, FORWARDED, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
-use super::route::Route;
+use super::route::ReadRoute;
 use super::{Answered, Body, ClientRequest};
 use crate::bearer::{self, BearerToken, TokenFault};
 use crate::cache::{Cache, Lookup};
@@ -31,7 +31,7 @@ pub(super) struct CacheRequest {
     /// As the client sent it, without what the family does not key.
     pub client_request: ClientRequest,
     live: Arc<Live>,
-    route: Arc<Route>,
+    route: Arc<ReadRoute>,
     /// The values of the family's instances beside its captures; `None` if there are too many.
     instances: Option<InstanceValues>,
     pub facts: RequestFacts,
@@ -51,7 +51,7 @@ impl CacheRequest {
     /// A client's request in its family. Parameters and fields that the family does not key are removed here, before the key is made
     /// and before anything is sent: upstream sees exactly what the key holds.
     pub fn new(live: Arc<Live>, http: ClientRequest, content: Option<Bytes>) -> CacheRequest {
-        let route = Arc::new(Route::of(&live, &http.method, &http.target));
+        let route = Arc::new(ReadRoute::of(&live, &http.method, &http.target));
         CacheRequest::on_route(live, http, route, content)
     }
 
@@ -59,7 +59,7 @@ impl CacheRequest {
     pub fn on_route(
         live: Arc<Live>,
         mut http: ClientRequest,
-        route: Arc<Route>,
+        route: Arc<ReadRoute>,
         content: Option<Bytes>,
     ) -> CacheRequest {
         let family = route.family.as_ref().and_then(|(id, _)| live.rules.families().get(*id));
@@ -123,7 +123,7 @@ impl CacheRequest {
         let credentials = self.credentials.as_ref()?;
         let authorize = self.family()?.0.authorize.as_ref()?;
         let target = self.client_request.target.with_query(None).at(&authorize.path);
-        let route = Arc::new(Route::to(authorize.verdicts, Arc::new(target)));
+        let route = Arc::new(ReadRoute::to(authorize.verdicts, Arc::new(target)));
         let mut headers = HeaderMap::clone(credentials);
         // What a proxy in front says of the client, which is part of the key where it counts.
         let is_claim =

@@ -24,7 +24,7 @@ const LONGEST: usize = 256;
 
 /// The target of a read with its family.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(super) struct ReadRoute {
     /// As the client sent it; `None` if it is too long to be remembered.
     target: Option<Arc<Target>>,
     /// Without the parameters that the family does not key.
@@ -34,9 +34,9 @@ pub(super) struct Route {
     key: OnceLock<CacheKey>,
 }
 
-impl Route {
+impl ReadRoute {
     /// What the rules say of a target.
-    pub fn of(live: &Live, method: &Method, target: &Arc<Target>) -> Route {
+    pub fn of(live: &Live, method: &Method, target: &Arc<Target>) -> ReadRoute {
         let found = live.rules.route(method, &target.path);
         let query = match (&found, &target.query) {
             (Some(found), Some(sent)) => found.family.key_spec.query.normalise(sent),
@@ -48,12 +48,12 @@ impl Route {
         };
         let family = found.map(|found| (found.family.id, found.captures));
         let target = (length(target) <= LONGEST).then(|| Arc::clone(target));
-        Route { target, keyed, family, key: OnceLock::new() }
+        ReadRoute { target, keyed, family, key: OnceLock::new() }
     }
 
     /// A target in a family without captures, whatever the patterns say.
-    pub fn to(family: usize, target: Arc<Target>) -> Route {
-        Route { target: None, keyed: target, family: Some((family, Captures::new())), key: OnceLock::new() }
+    pub fn to(family: usize, target: Arc<Target>) -> ReadRoute {
+        ReadRoute { target: None, keyed: target, family: Some((family, Captures::new())), key: OnceLock::new() }
     }
 
     /// The key of its requests, if nothing of them but the target is part of it. Made by `derive` once, where the route may be remembered.
@@ -75,7 +75,7 @@ fn length(target: &Target) -> usize {
 }
 
 /// The route of a GET, if this worker remembers it.
-pub(super) fn remembered(live: &Arc<Live>, request: &Parts) -> Option<Arc<Route>> {
+pub(super) fn remembered(live: &Arc<Live>, request: &Parts) -> Option<Arc<ReadRoute>> {
     if request.method != Method::GET {
         return None;
     }
@@ -84,8 +84,8 @@ pub(super) fn remembered(live: &Arc<Live>, request: &Parts) -> Option<Arc<Route>
 }
 
 /// The route of a read that is not remembered. That of a GET may be from now on.
-pub(super) fn resolve(live: &Arc<Live>, method: &Method, target: &Arc<Target>) -> Arc<Route> {
-    let route = Arc::new(Route::of(live, method, target));
+pub(super) fn resolve(live: &Arc<Live>, method: &Method, target: &Arc<Target>) -> Arc<ReadRoute> {
+    let route = Arc::new(ReadRoute::of(live, method, target));
     if *method == Method::GET {
         RECENT.with_borrow_mut(|recent| recent.note(live, &route));
     }
@@ -125,11 +125,11 @@ struct Place {
     /// Hash of the target that may take the place when it is asked for again.
     next: u64,
     /// The route, and the hash of its target.
-    route: Option<(u64, Arc<Route>)>,
+    route: Option<(u64, Arc<ReadRoute>)>,
 }
 
 impl RecentRoutes {
-    fn get(&self, live: &Arc<Live>, host: &[u8], uri: &Uri) -> Option<Arc<Route>> {
+    fn get(&self, live: &Arc<Live>, host: &[u8], uri: &Uri) -> Option<Arc<ReadRoute>> {
         if self.live.as_ptr() != Arc::as_ptr(live) {
             return None;
         }
@@ -142,7 +142,7 @@ impl RecentRoutes {
         is_same.then(|| Arc::clone(route))
     }
 
-    fn note(&mut self, live: &Arc<Live>, route: &Arc<Route>) {
+    fn note(&mut self, live: &Arc<Live>, route: &Arc<ReadRoute>) {
         let Some(target) = &route.target else { return };
         if self.live.as_ptr() != Arc::as_ptr(live) {
             self.live = Arc::downgrade(live);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     /// The route as a worker finds it, which counts as one more request for it; and whether it was remembered.
-    fn ask(live: &Arc<Live>, request: &Parts) -> (Option<Arc<Route>>, bool) {
+    fn ask(live: &Arc<Live>, request: &Parts) -> (Option<Arc<ReadRoute>>, bool) {
         match remembered(live, request) {
             Some(route) => (Some(route), true),
             None => (target(request).map(|target| resolve(live, &request.method, &target)), false),
@@ -256,7 +256,7 @@ mod tests {
     fn a_target_with_the_hash_of_another_is_not_taken_for_it() {
         let (live, mut recent) = (users("id", ""), RecentRoutes::default());
         let target = target(&get(&Method::GET, "/users/1?a", &["a"])).unwrap();
-        let route = Arc::new(Route::of(&live, &Method::GET, &target));
+        let route = Arc::new(ReadRoute::of(&live, &Method::GET, &target));
         for (host, uri, expected) in [
             ("a", "/users/1?a", true),
             ("b", "/users/1?a", false),
@@ -302,7 +302,7 @@ mod tests {
                 let uri = format!("{path}{}", ["", "?", "?a=1", "?b=2&a=1"][query]);
                 let method = if is_get { Method::GET } else { Method::HEAD };
                 let request = get(&method, &uri, &[["a", "A", "b"][host]]);
-                let expected = Route::of(live, &method, &target(&request).unwrap());
+                let expected = ReadRoute::of(live, &method, &target(&request).unwrap());
                 let found = ask(live, &request).0.unwrap();
                 prop_assert_eq!(
                     (found.target(), &found.keyed, &found.family),

@@ -49,7 +49,7 @@ fn of_miss_and_hit(length: usize) -> (usize, usize) {
 }
 
 #[test]
-fn a_body_is_copied_once_where_it_is_stored_and_once_where_a_slow_client_would_keep_it() {
+fn a_body_is_copied_at_most_once() {
     let _alone = allocator::alone();
     let (miss, hit) = of_miss_and_hit(LARGE);
     // What is read from upstream, and what is stored; a client that keeps up gets the former.

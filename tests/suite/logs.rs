@@ -69,7 +69,7 @@ fn a_password_in_a_host_is_not_logged() {
 }
 
 #[test]
-fn a_line_about_streamed_content_has_the_beginning_of_its_long_fields() {
+fn long_fields_of_streamed_responses_are_cut_in_the_log() {
     let upstream = Upstream::start();
     let larder = start(&upstream, "json");
     let (agent, path) = ("a".repeat(2000), format!("/other/{}", "x".repeat(2000)));
